@@ -1,0 +1,43 @@
+# Every target makes what it needs: a virtual environment with pinned packages,
+# and a local Kafka (fetched once into the user's cache).
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help install demo test test-long lint format schemas clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## make .venv with everything, pinned by constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Kedge needs Python 3.11 or newer; set PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)  ## the whole loop on a local Kafka, with traffic that drifts
+	$(BIN)/kedge demo
+
+test: $(STAMP) lint  ## lint, types and all tests
+	$(BIN)/pytest
+
+test-long: $(STAMP)  ## what takes longer than a cup of coffee
+	$(BIN)/pytest -m long
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## let ruff put the code in order
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+schemas: $(STAMP)  ## write schemas/kedge/json anew
+	$(BIN)/python -m kedge.schemas
+
+clean:  ## remove what the targets made here
+	rm -rf $(VENV) .kedge .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,268 @@
+"""A monitor: the user's declaration of a model and of how it is watched.
+
+``kedge check`` and ``kedge apply`` read it from TOML
+(:func:`kedge.monitor_file.load_monitor`); on the ``monitors`` topic it travels
+as JSON with the same fields and ``effective_ms``.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
+
+from kedge.base import Event, Name, Scalar, Severity
+
+__all__ = [
+    "Drift",
+    "Feature",
+    "FirstEvents",
+    "Monitor",
+    "Notify",
+    "ReferenceSource",
+    "ReplayColumns",
+    "Retrain",
+    "Rule",
+    "Segment",
+    "Windows",
+    "format_duration",
+    "parse_duration",
+]
+
+_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*")
+
+
+def parse_duration(text: object) -> timedelta:
+    """Read ``"500ms"``, ``"2s"``, ``"10m"``, ``"1h"``, ``"1d"`` or ``"1h 30m"``.
+
+    Raises
+    ------
+    ValueError
+        When the text is no duration; the message shows the accepted form.
+    """
+    if isinstance(text, timedelta):
+        return text
+    if isinstance(text, str) and text.strip():
+        position, total = 0, 0.0
+        while match := _DURATION.match(text, position):
+            total += float(match[1]) * _UNITS_MS[match[2]]
+            position = match.end()
+        if position == len(text):
+            return timedelta(milliseconds=round(total))
+    raise ValueError(f'{text!r} is no duration; write it like "500ms", "2s", "10m", "1h" or "1d"')
+
+
+def format_duration(value: timedelta) -> str:
+    """Write a duration with the largest unit that leaves a whole number."""
+    ms = round(value / timedelta(milliseconds=1))
+    for unit in ("w", "d", "h", "m", "s"):
+        if ms and ms % _UNITS_MS[unit] == 0:
+            return f"{ms // _UNITS_MS[unit]}{unit}"
+    return f"{ms}ms"
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration, json_schema_input_type=str),
+    PlainSerializer(format_duration, return_type=str),
+    Field(ge=timedelta(0)),
+]
+
+
+class Declaration(BaseModel):
+    """Base of everything a user writes: immutable, unknown fields are mistakes."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True
+    )
+
+
+class Feature(Declaration):
+    """The declared type of a feature; ``boolean`` is counted as a category."""
+
+    type: Literal["numeric", "categorical", "boolean"]
+
+
+def _feature(value: object) -> object:
+    return {"type": value} if isinstance(value, str) else value
+
+
+class Windows(Declaration):
+    """Event-time panes and the windows made of them (``scales`` in panes)."""
+
+    pane: Annotated[Duration, Field(gt=timedelta(0))] = timedelta(minutes=5)
+    scales: list[Annotated[int, Field(ge=1, le=64)]] = [1, 2, 4, 8]
+    grace: Duration = timedelta(seconds=5)
+
+
+class ReferenceSource(Declaration):
+    """Where the reference comes from."""
+
+    source: Literal["version", "file", "first-events", "same-hour"] = Field(
+        default="version", alias="from"
+    )
+    path: str | None = None
+
+
+class Drift(Declaration):
+    """The budget of false alarms over everything that is tested for the model."""
+
+    false_alarms: Annotated[str, Field(pattern=r"^\d+(\.\d+)? per (week|\d+ windows)$")] = (
+        "1 per week"
+    )
+
+
+class Segment(Declaration):
+    """A segment by which performance is followed; fairness compares its values."""
+
+    name: Name
+
+
+class Rule(Declaration):
+    """A user's own threshold on a measure of the windows of the serving version."""
+
+    name: Name
+    metric: Name
+    below: float | None = None
+    above: float | None = None
+    feature: str | None = None
+    segment: str | None = None
+    scale: int = Field(default=1, ge=1)
+    for_: str = Field(default="1 window", alias="for")
+    keep_firing_for: str = "0s"
+    severity: Severity = "warning"
+
+    @model_validator(mode="after")
+    def _one_threshold(self) -> Rule:
+        if (self.below is None) == (self.above is None):
+            raise ValueError("a rule needs exactly one of `below` and `above`")
+        for text in (self.for_, self.keep_firing_for):
+            if not re.fullmatch(r"\d+ windows?", text):
+                parse_duration(text)
+        return self
+
+
+class Retrain(Declaration):
+    """When a model is retrained, with what, and how a new version gets to serve."""
+
+    on: list[Name] = ["error-rate"]
+    schedule: str | None = None
+    every_labels: int | None = Field(default=None, ge=1)
+    cooldown: Duration = timedelta(minutes=10)
+    per_day: int = Field(default=24, ge=1)
+    mode: Literal["incremental", "batch", "auto"] = "auto"
+    promotion: Literal["shadow", "fast"] = "shadow"
+    trainer: str = "sklearn-hist-gradient-boosting"
+    executor: str = "local"
+    min_labels: int = Field(default=300, ge=1)
+    timeout: Duration = timedelta(minutes=5)
+    memory_mb: int = Field(default=2048, ge=64)
+
+
+class Notify(Declaration):
+    """Whom to tell; URLs are secrets and come from the environment."""
+
+    kind: Literal["webhook", "alertmanager", "pagerduty", "slack", "teams", "opsgenie"]
+    url_env: Name
+    severities: list[Severity] = ["critical", "warning", "info"]
+
+
+class ReplayColumns(Declaration):
+    """How the columns of a file map to events; used by replay and ``demo --data``."""
+
+    label: Name
+    timestamp: str | None = None
+    start: str | None = None
+    every: Duration | None = None
+    prediction: str | None = None
+    score: str | None = None
+    warm_up: int = Field(default=1000, ge=1)
+    training_time: Duration = timedelta(0)
+
+
+class Monitor(Declaration, Event):
+    """One model: what it is, what is watched, which rules hold, when it is retrained."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True
+    )
+
+    model: Name
+    task: Literal["binary", "multiclass", "regression"]
+    classes: list[Scalar] = []
+    positive: Scalar | None = None
+    label_horizon: Duration = timedelta(days=1)
+    outcome_wait: Duration = timedelta(minutes=10)
+    features: dict[Name, Annotated[Feature, BeforeValidator(_feature)]] = Field(min_length=1)
+    labelled: bool = True
+    windows: Windows = Windows()
+    reference: ReferenceSource = ReferenceSource()
+    drift: Drift = Drift()
+    segments: list[Segment] = []
+    rules: list[Rule] = []
+    retrain: Retrain | None = None
+    notify: list[Notify] = []
+    replay: ReplayColumns | None = None
+    effective_ms: int = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Monitor:
+        if self.task != "regression" and len(self.classes) < 2:
+            raise ValueError(f"a {self.task} model needs `classes` with at least two labels")
+        if self.task == "binary" and len(self.classes) != 2:
+            raise ValueError("a binary model has exactly two `classes`")
+        if self.positive is not None and self.positive not in self.classes:
+            raise ValueError(f"`positive` {self.positive!r} is not one of `classes`")
+        names = [rule.name for rule in self.rules]
+        if len(set(names)) != len(names):
+            raise ValueError("two rules have the same `name`")
+        return self
+
+    @property
+    def pane_ms(self) -> int:
+        """Length of a drift pane."""
+        return _ms(self.windows.pane)
+
+    @property
+    def performance_pane_ms(self) -> int:
+        """Length of a performance pane: max(pane, horizon/200), a multiple of the pane."""
+        least = max(self.pane_ms, -(-self.horizon_ms // 200))
+        return -(-least // self.pane_ms) * self.pane_ms
+
+    @property
+    def cell_ms(self) -> int:
+        """Length of the cells by label time that feed the sequential detectors."""
+        return max(1, self.pane_ms // 16)
+
+    @property
+    def grace_ms(self) -> int:
+        """How long the watermark trails the largest event time."""
+        return _ms(self.windows.grace)
+
+    @property
+    def horizon_ms(self) -> int:
+        """How long a label is waited for."""
+        return _ms(self.label_horizon)
+
+    @property
+    def outcome_wait_ms(self) -> int:
+        """How long an outcome waits for its prediction."""
+        return _ms(self.outcome_wait)
+
+    def declaration(self) -> dict[str, Any]:
+        """Give the monitor as plain JSON data, without what Kedge added."""
+        return self.model_dump(mode="json", exclude={"effective_ms", "schema_version"})
+
+
+def _ms(value: timedelta) -> int:
+    return round(value / timedelta(milliseconds=1))

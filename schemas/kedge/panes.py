@@ -1,0 +1,121 @@
+"""Events between ``panes`` and ``windows``, and the references both count against.
+
+Panes and progress are internal: their shape may change between releases.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from kedge.base import Contract, Event, Name, PaneKind
+
+__all__ = ["FeatureReference", "ModelClock", "Pane", "PaneSource", "Progress", "Reference"]
+
+
+class PaneSource(Contract):
+    """The input records a delta was made of: offsets ``[from, to)`` of one partition."""
+
+    topic: str
+    partition: int
+    from_offset: int
+    to_offset: int
+
+
+class Pane(Event):
+    """A delta: what one source partition adds to a pane between two commits.
+
+    ``counts`` holds integers that add; its shape depends on ``kind`` and is
+    defined by ``kedge_services.core.deltas``.  ``reference_id`` is empty while
+    the version is still learning its reference.
+    """
+
+    type: Literal["pane"] = "pane"
+    model: Name
+    version: str
+    segment: str = ""
+    reference_id: str = ""
+    kind: PaneKind
+    start_ms: int
+    end_ms: int
+    counts: dict[str, Any]
+    source: PaneSource
+
+
+class ModelClock(Contract):
+    """How far one model has come in one source partition and topic.
+
+    ``max_ms`` is its largest event time; ``seen_ms`` the partition's clock when
+    its last record was read, so ``clock_ms - seen_ms`` is how long it is quiet.
+    """
+
+    max_ms: int
+    seen_ms: int
+
+
+class Progress(Event):
+    """Follows the deltas of a commit, in the same transaction, to every panes partition.
+
+    Whoever has read it has every delta of the source partition up to that commit.
+    ``clock_ms`` is the append time of the last record read, or the time of
+    sending when the partition was read to its end; ``since_ms`` the first clock
+    this partition ever reported; ``fates`` are cumulative counts of records by
+    topic and fate.
+    """
+
+    type: Literal["progress"] = "progress"
+    partition: int
+    partitions: int
+    sequence: int
+    offsets: dict[str, int]
+    clock_ms: dict[str, int]
+    since_ms: dict[str, int]
+    predictions: dict[str, ModelClock]
+    outcomes: dict[str, ModelClock]
+    fates: dict[str, dict[str, int]]
+
+
+class FeatureReference(Contract):
+    """What a feature, score or label looked like in the reference data.
+
+    Numeric: ``counts[i]`` is the number of values in ``(cuts[i-1], cuts[i]]``,
+    ``len(counts) == len(cuts) + 1``.  Categorical: ``counts[i]`` belongs to
+    ``categories[i]`` (top categories, most frequent first), followed by one
+    count for all other known categories; ``others`` lists those.
+    """
+
+    kind: Literal["numeric", "categorical"]
+    cuts: list[float] = []
+    categories: list[str] = []
+    others: list[str] = []
+    counts: list[int]
+    total: int
+    null: int = 0
+    nan: int = 0
+    inf: int = 0
+    type_error: int = 0
+    min: float | None = None
+    max: float | None = None
+    f1: int = 0
+    blocks: list[list[int]] = []
+
+
+class Reference(Event):
+    """The data a version is held to: counts on fixed cuts, immutable.
+
+    ``reference_id`` is the sha256 of the canonical JSON of the counted parts.
+    ``loss`` holds ``n`` and ``errors`` of labelled held-out rows (0/1 loss) or,
+    for regression, ``n``, ``sum`` and ``sum_of_squares`` of the absolute error.
+    """
+
+    reference_id: Name
+    model: Name
+    version: Name
+    effective_ms: int
+    origin: Literal["training", "held-out", "learnt", "file"]
+    rows: int
+    features: dict[str, FeatureReference]
+    prediction: FeatureReference | None = None
+    score: FeatureReference | None = None
+    label: FeatureReference | None = None
+    loss: dict[str, float] | None = None
+    lineage: dict[str, Any] = {}

@@ -1,0 +1,1 @@
+"""Everything of Kedge that runs."""

@@ -1,0 +1,1 @@
+"""Pure functions and state: no Kafka, clock, environment, logging or network."""

@@ -1,0 +1,1 @@
+"""Kedge on one machine: broker, supervisor, demo."""

@@ -1,0 +1,1 @@
+"""The shell: the transactional loop, brokers, stores, settings, metrics."""
