@@ -49,3 +49,16 @@ class Event(Contract):
     """A record's value; every event names the version of its schema."""
 
     schema_version: int = Field(default=SCHEMA_VERSION, alias="schema", ge=1, le=SCHEMA_VERSION)
+
+
+def label_text(label: Label) -> str:
+    """Give the one text by which a label is compared and counted.
+
+    >>> [label_text(x) for x in (True, 1, 1.0, 0.5, "UP")]
+    ['true', '1', '1', '0.5', 'UP']
+    """
+    if isinstance(label, bool):
+        return "true" if label else "false"
+    if isinstance(label, float) and label.is_integer():
+        return str(int(label))
+    return str(label)

@@ -8,7 +8,7 @@ producer may be newer than a consumer.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 

@@ -25,7 +25,6 @@ from kedge.base import Event, Name, Scalar, Severity
 __all__ = [
     "Drift",
     "Feature",
-    "FirstEvents",
     "Monitor",
     "Notify",
     "ReferenceSource",

@@ -139,18 +139,17 @@ def changelog(service: str, partitioned_by: Partitioning) -> Topic:
     )  # fmt: skip
 
 
-#: Services with state of their own, and how their tasks are partitioned.
-CHANGELOGS: dict[str, Topic] = {
-    service: changelog(service, by)
-    for service, by in (
-        ("panes", "request"),
-        ("windows", "model"),
-        ("alerts", "model"),
-        ("triggers", "model"),
-        ("trainer", "model"),
-        ("registry", "model"),
-    )
+_STATEFUL: dict[str, Partitioning] = {
+    "panes": "request",
+    "windows": "model",
+    "alerts": "model",
+    "triggers": "model",
+    "trainer": "model",
+    "registry": "model",
 }
+
+#: Changelogs of the services that have state of their own.
+CHANGELOGS: dict[str, Topic] = {name: changelog(name, by) for name, by in _STATEFUL.items()}
 
 
 def murmur2(data: bytes) -> int:

@@ -1,0 +1,1 @@
+"""predictions, outcomes -> panes, examples, dead-letters."""

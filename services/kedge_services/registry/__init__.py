@@ -1,0 +1,1 @@
+"""candidates, commands, panes -> model-versions, references."""

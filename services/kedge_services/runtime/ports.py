@@ -165,7 +165,7 @@ class Task(Protocol):
         """Give what belongs into the transaction now about to be committed."""
 
     def committed(self) -> None:
-        """The transaction is durable: write to the local store what belongs there."""
+        """Write to the local store what belongs there: the transaction is durable."""
 
     def close(self) -> None:
         """Release local resources; not called after a crash."""
@@ -252,7 +252,7 @@ class Consumer(Protocol):
     def bounds(self, partition: TopicPartition) -> tuple[int, int]:
         """Give the first offset and the read-uncommitted end offset."""
 
-    def group_metadata(self) -> Any:  # noqa: ANN401 -- opaque, for send_offsets only
+    def group_metadata(self) -> Any:
         """Give what fences this member's commits, as of now."""
 
     def close(self) -> None:
@@ -271,7 +271,7 @@ class Producer(Protocol):
     def send_offsets(
         self,
         offsets: Mapping[TopicPartition, Position],
-        group_metadata: Any,  # noqa: ANN401
+        group_metadata: Any,
     ) -> None:
         """Put consumed offsets into the open transaction."""
 

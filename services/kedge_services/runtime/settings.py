@@ -100,7 +100,7 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     @classmethod
-    def load(cls, file: Path | None = None, **overrides: Any) -> Settings:  # noqa: ANN401
+    def load(cls, file: Path | None = None, **overrides: Any) -> Settings:
         """Read the settings; ``file`` replaces ``./kedge.toml``.
 
         Raises

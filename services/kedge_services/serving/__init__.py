@@ -1,0 +1,1 @@
+"""requests, HTTP, model-versions -> predictions."""

@@ -1,0 +1,1 @@
+"""retrain-requests, examples -> candidates, artefact store."""

@@ -1,0 +1,1 @@
+"""alerts, windows, commands -> retrain-requests."""

@@ -1,0 +1,1 @@
+"""panes -> windows, references (learnt)."""
