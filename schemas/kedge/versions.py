@@ -80,6 +80,7 @@ class ModelVersion(Event):
     status: VersionStatus
     parent: str | None = None
     request_id: str | None = None
+    ordinal: int = 0
     trainer: str = ""
     artefact: Artefact | None = None
     signature: str | None = None
