@@ -15,7 +15,7 @@ from kedge.base import SCHEMA_VERSION, Event
 from kedge.errors import DeadLetter, Reason
 from kedge.problems import Problem, problems
 
-__all__ = ["decode", "encode"]
+__all__ = ["dead_letter_of", "decode", "encode"]
 
 E = TypeVar("E", bound=Event)
 
@@ -52,10 +52,12 @@ def decode(cls: type[E], value: bytes) -> E:
         # Monitors forbid unknown fields in files; on the wire everybody ignores them.
         return cls.model_validate_json(value, extra="ignore")
     except ValidationError as error:
-        raise _dead_letter(cls, problems(error)) from error
+        raise dead_letter_of(cls, error) from error
 
 
-def _dead_letter(cls: type[Event], found: list[Problem]) -> DeadLetter:
+def dead_letter_of(cls: type[Event], error: ValidationError) -> DeadLetter:
+    """Class what pydantic found in an event under the reason it is dead-lettered for."""
+    found = problems(error)
     for problem in found:
         if problem.kind == "json_invalid":
             return DeadLetter("undecodable", f"no JSON: {problem.expected}")

@@ -5,7 +5,8 @@
     KedgeError
     ├── Retry            the same call may work later
     │   ├── BrokerUnavailable   no Kafka answered
-    │   └── QueueFull           the local send queue is full
+    │   ├── QueueFull           the local send queue is full
+    │   └── DeliveryFailed      events were not taken by the broker: send them again
     ├── DeadLetter       this record can never be processed: put it aside
     └── Stop             a person has to change something first
         ├── UsageError          wrong argument, file or setting
@@ -22,6 +23,7 @@ from typing import Literal
 __all__ = [
     "BrokerUnavailable",
     "DeadLetter",
+    "DeliveryFailed",
     "Fenced",
     "KedgeError",
     "Misconfigured",
@@ -70,7 +72,28 @@ class BrokerUnavailable(Retry):
 
 
 class QueueFull(Retry):
-    """The local send queue is full: the broker takes less than is sent."""
+    """The local send queue is full: the broker takes less than is sent.
+
+    ``sent`` is the number of events of the same call that were accepted before.
+    """
+
+    sent: int = 0
+
+
+class DeliveryFailed(Retry):
+    """Events were accepted by the client but lost on their way to the broker.
+
+    Parameters
+    ----------
+    lost
+        How many, since this was last reported.
+    why
+        The broker's answer to the last of them.
+    """
+
+    def __init__(self, lost: int, why: str) -> None:
+        super().__init__(f"{lost} {'event was' if lost == 1 else 'events were'} lost: {why}")
+        self.lost = lost
 
 
 class DeadLetter(KedgeError):
