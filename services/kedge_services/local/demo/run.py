@@ -1,0 +1,250 @@
+"""The demo from start to end: scenes of traffic, each until what it must show has shown."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from kedge.errors import UsageError
+from kedge.monitor import Monitor
+from kedge.topics import request_partition
+from kedge_services.local.demo.mischief import bad_records
+from kedge_services.local.demo.scenario import LoanApplications, Row
+from kedge_services.local.demo.speed import speed_up_monitor
+from kedge_services.local.demo.stage import Stage, send
+from kedge_services.local.demo.story import Entry, Story
+from kedge_services.local.demo.summary import Ending, Summary, judge, summarise
+from kedge_services.local.demo.traffic import Arrival, Sender, arrivals_from_file, arrivals_now
+from kedge_services.local.files import FileRow, read_rows
+from kedge_services.runtime.settings import Settings, TimeSettings
+
+__all__ = ["Demo", "Options"]
+
+_WARM_UP_ROWS = 5_000
+_LABEL_DELAY_S = (1.5, 2.5)
+_STABLE_S = 16.0
+_CONTROL_S = 40.0
+_RECOVERY_S = 8.0
+_PROMOTION_S = 75.0
+_INCOMES_S = 20.0
+_DRAIN_S = 30.0
+_QUIET_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the caller chose; ``rate`` in rows a second."""
+
+    rate: float
+    seed: int
+    drift: bool = True
+    data: Path | None = None
+
+
+class Demo:
+    """One run.  ``tell`` gets the timeline, ``pulse`` is called some times a second."""
+
+    def __init__(
+        self,
+        options: Options,
+        settings: Settings,
+        monitor: Monitor,
+        *,
+        work_dir: Path,
+        tell: Callable[[Entry], None],
+        pulse: Callable[[str], None],
+    ) -> None:
+        self._options = options
+        self._declared = monitor
+        self._tell_pulse = pulse
+        self.story = Story(tell)
+        self._settings = settings.model_copy(
+            update={
+                "state_dir": work_dir / "state",
+                "artefacts": str(work_dir / "artefacts"),
+                "time": TimeSettings(idle_after_ms=5_000, revise_interval_ms=2_000),
+            }
+        )
+        self._work_dir = work_dir
+        self._peak_rss_mb = 0.0
+        self._drift_started_ms: int | None = None
+        self._speed_up: float | None = None
+
+    def run(self, hold: Callable[[Stage], None] = lambda _: None) -> tuple[Summary, Ending]:
+        """Run all scenes; ``hold`` is called before everything is stopped."""
+        warm_up, monitor, traffic = self._cast()
+        stage = Stage.set_up(
+            self._settings, work_dir=self._work_dir, monitor=monitor, story=self.story
+        )
+        try:
+            stage.offer_first_version(monitor, warm_up, seed=self._options.seed)
+            stage.wait_ready()
+            stage.tell("ready", f"{self.story.champion} serves {monitor.model}; traffic begins")
+            sender = Sender(stage.client, traffic.make, rate=self._options.rate)
+            sender.start()
+            self._play(stage, sender, traffic)
+            sender.stop()
+            self._drain(stage, sender)
+            summary = self._summary(stage)
+            ending = judge(
+                summary, self.story, pane_ms=monitor.pane_ms,
+                label_delay_ms=round(_LABEL_DELAY_S[1] * 1000),
+            )  # fmt: skip
+            hold(stage)
+        finally:
+            stage.close()
+        return summary, ending
+
+    # --------------------------------------------------------------- the cast
+
+    def _cast(self) -> tuple[list[Row], Monitor, _Traffic]:
+        options, monitor = self._options, self._declared
+        if options.data is None:
+            people = LoanApplications(options.seed)
+            warm_up = people.take(_WARM_UP_ROWS)
+            make = arrivals_now(
+                monitor.model, people.take, seed=options.seed, delay_s=_LABEL_DELAY_S
+            )
+            return warm_up, monitor, _Traffic(make, people)
+        columns = monitor.replay
+        if columns is None:
+            raise UsageError(f"the monitor of {monitor.model} has no [replay] section")
+        rows = read_rows(options.data, monitor)
+        first = [
+            Row(row.features, row.label)
+            for row in islice(rows, columns.warm_up)
+            if row.label is not None
+        ]
+        following = [row for row in rows if row.label is not None]
+        if not following:
+            raise UsageError(f"{options.data} has no rows beyond the {columns.warm_up} of warm_up")
+        self._speed_up = _speed_up(following, options.rate)
+        monitor = speed_up_monitor(monitor, self._speed_up)
+        return first, monitor, _Traffic(self._from_file(monitor, following))
+
+    def _from_file(
+        self, monitor: Monitor, rows: list[FileRow]
+    ) -> Callable[[int, int], list[Arrival]]:
+        arrivals: Iterator[Arrival] | None = None
+
+        def make(wanted: int, now_ms: int) -> list[Arrival]:
+            nonlocal arrivals
+            if arrivals is None:
+                arrivals = arrivals_from_file(
+                    monitor.model,
+                    ((r.time_ms, r.features, r.label) for r in rows if r.label is not None),
+                    start_ms=now_ms,
+                    speed_up=self._speed_up or 1.0,
+                    rate=self._options.rate,
+                )
+            return list(islice(arrivals, wanted))
+
+        return make
+
+    # -------------------------------------------------------------- the scenes
+
+    def _play(self, stage: Stage, sender: Sender, traffic: _Traffic) -> None:
+        if traffic.people is None:
+            stage.tell("speed", f"time runs {self._speed_up:,.0f} times faster than in the file")
+            self._until(stage, sender, lambda: not sender.is_alive(), math.inf)
+            return
+        self._until(stage, sender, lambda: False, _STABLE_S)
+        self._send_bad_records(stage)
+        if not self._options.drift:
+            self._until(stage, sender, lambda: False, _CONTROL_S - _STABLE_S)
+            return
+        self._drift_started_ms = _now_ms()
+        traffic.people.phase = "concept"
+        stage.tell("drift", "the concept changes: the same people, other decisions are right")
+        self._until(stage, sender, lambda: bool(self.story.promoted_ms), _PROMOTION_S)
+        self._until(stage, sender, lambda: False, _RECOVERY_S)
+        traffic.people.phase = "incomes"
+        stage.tell("drift", "the incomes rise by 30 %, and 8 % of the commissions are missing")
+        self._until(stage, sender, self._incomes_noticed, _INCOMES_S)
+
+    def _incomes_noticed(self) -> bool:
+        kinds = {self.story.alerts[alert_id].kind for alert_id in self.story.fired_ms}
+        return {"data-drift", "integrity"} <= kinds
+
+    def _until(
+        self, stage: Stage, sender: Sender, condition: Callable[[], bool], seconds: float
+    ) -> None:
+        deadline = time.monotonic() + seconds
+        next_look = 0.0
+        while time.monotonic() < deadline and not condition():
+            stage.watch(0.2)
+            if sender.error is not None:
+                raise sender.error
+            if time.monotonic() >= next_look:
+                next_look = time.monotonic() + 1
+                self._look(stage, sender)
+
+    def _look(self, stage: Stage, sender: Sender) -> None:
+        self._peak_rss_mb = max(self._peak_rss_mb, stage.rss_mb())
+        now_ms = _now_ms()
+        recent = self.story.accuracy(now_ms - 6_000, now_ms).value
+        accuracy = "" if recent is None else f", accuracy {recent:.3f}"
+        self._tell_pulse(
+            f"{sender.requests_sent:,} requests, {sender.outcomes_sent:,} outcomes, "
+            f"{len(self.story.window_ids):,} windows, {self.story.champion} serves{accuracy}"
+        )
+
+    def _send_bad_records(self, stage: Stage) -> None:
+        settings = stage.settings
+        records = bad_records(
+            self._declared.model,
+            now_ms=_now_ms(),
+            partition=lambda key: request_partition(key, settings.request_partitions),
+        )
+        send(settings, records)
+        stage.tell("mischief", f"{len(records)} bad records among the good ones")
+
+    def _drain(self, stage: Stage, sender: Sender) -> None:
+        """Wait until everything sent is accounted for and nothing new comes."""
+        deadline = time.monotonic() + _DRAIN_S
+        quiet_since = time.monotonic()
+        seen = (-1, -1)
+        while time.monotonic() < deadline:
+            stage.watch(0.2)
+            self._look(stage, sender)
+            state = (self.story.records_in, len(stage.on_call.received()))
+            if state != seen or sender.is_alive() or not self._balanced():
+                seen, quiet_since = state, time.monotonic()
+            elif time.monotonic() - quiet_since > _QUIET_S:
+                return
+
+    def _balanced(self) -> bool:
+        return self.story.records_in == self.story.records_accounted
+
+    def _summary(self, stage: Stage) -> Summary:
+        scenario = "drift" if self._options.drift else "no-drift"
+        return summarise(
+            self.story,
+            scenario="data" if self._options.data else scenario,
+            broker="local" if stage.broker is not None else "given",
+            drift_started_ms=self._drift_started_ms,
+            notifications=len(stage.on_call.received()),
+            peak_rss_mb=self._peak_rss_mb,
+            restarts=sum(state.restarts for state in stage.supervisor.states()),
+            speed_up=self._speed_up,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Traffic:
+    make: Callable[[int, int], list[Arrival]]
+    people: LoanApplications | None = None
+
+
+def _speed_up(rows: list[FileRow], rate: float) -> float:
+    """Give file time per second so that ``rate`` rows are sent a second."""
+    span_ms = rows[-1].time_ms - rows[0].time_ms
+    return max(1.0, span_ms / 1000 / (len(rows) / rate))
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
