@@ -17,7 +17,7 @@ from kedge_services.local.demo.scenario import LoanApplications, Row
 from kedge_services.local.demo.speed import speed_up_monitor
 from kedge_services.local.demo.stage import Stage, send
 from kedge_services.local.demo.story import Entry, Story
-from kedge_services.local.demo.summary import Ending, Summary, judge, summarise
+from kedge_services.local.demo.summary import Ending, Scenario, Summary, judge, summarise
 from kedge_services.local.demo.traffic import Arrival, Sender, arrivals_from_file, arrivals_now
 from kedge_services.local.files import FileRow, read_rows
 from kedge_services.runtime.settings import Settings, TimeSettings
@@ -84,7 +84,7 @@ class Demo:
             stage.offer_first_version(monitor, warm_up, seed=self._options.seed)
             stage.wait_ready()
             stage.tell("ready", f"{self.story.champion} serves {monitor.model}; traffic begins")
-            sender = Sender(stage.client, traffic.make, rate=self._options.rate)
+            sender = Sender(stage.client, monitor.model, traffic.make, rate=self._options.rate)
             sender.start()
             self._play(stage, sender, traffic)
             sender.stop()
@@ -106,9 +106,7 @@ class Demo:
         if options.data is None:
             people = LoanApplications(options.seed)
             warm_up = people.take(_WARM_UP_ROWS)
-            make = arrivals_now(
-                monitor.model, people.take, seed=options.seed, delay_s=_LABEL_DELAY_S
-            )
+            make = arrivals_now(people.take, seed=options.seed, delay_s=_LABEL_DELAY_S)
             return warm_up, monitor, _Traffic(make, people)
         columns = monitor.replay
         if columns is None:
@@ -124,19 +122,16 @@ class Demo:
             raise UsageError(f"{options.data} has no rows beyond the {columns.warm_up} of warm_up")
         self._speed_up = _speed_up(following, options.rate)
         monitor = speed_up_monitor(monitor, self._speed_up)
-        return first, monitor, _Traffic(self._from_file(monitor, following))
+        return first, monitor, _Traffic(self._from_file(following))
 
-    def _from_file(
-        self, monitor: Monitor, rows: list[FileRow]
-    ) -> Callable[[int, int], list[Arrival]]:
+    def _from_file(self, rows: list[FileRow]) -> Callable[[int, int], list[Arrival]]:
         arrivals: Iterator[Arrival] | None = None
 
         def make(wanted: int, now_ms: int) -> list[Arrival]:
             nonlocal arrivals
             if arrivals is None:
                 arrivals = arrivals_from_file(
-                    monitor.model,
-                    ((r.time_ms, r.features, r.label) for r in rows if r.label is not None),
+                    rows,
                     start_ms=now_ms,
                     speed_up=self._speed_up or 1.0,
                     rate=self._options.rate,
@@ -221,7 +216,7 @@ class Demo:
         return self.story.records_in == self.story.records_accounted
 
     def _summary(self, stage: Stage) -> Summary:
-        scenario = "drift" if self._options.drift else "no-drift"
+        scenario: Scenario = "drift" if self._options.drift else "no-drift"
         return summarise(
             self.story,
             scenario="data" if self._options.data else scenario,

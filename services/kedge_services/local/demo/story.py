@@ -84,7 +84,7 @@ class _Request(msgspec.Struct):
     cause: _Cause
 
 
-class _Lineage(msgspec.Struct):
+class _Lineage(msgspec.Struct, frozen=True):
     rows: int = 0
     alert_ids: list[str] = []
     examples: dict[str, tuple[int, int]] = {}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from kedge_services.local.demo.story import Story
 
-__all__ = ["Ending", "Summary", "judge", "summarise"]
+__all__ = ["Ending", "Scenario", "Summary", "judge", "summarise"]
 
 Scenario = Literal["drift", "no-drift", "data"]
 _RECOVERED_WITHIN = 0.03

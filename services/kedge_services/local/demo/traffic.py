@@ -9,27 +9,28 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from kedge.base import Scalar
 from kedge.client import Client
-from kedge.events import Outcome, ScoringRequest
 from kedge_services.local.demo.scenario import Row
+from kedge_services.local.files import FileRow
 
-__all__ = ["Arrival", "Sender", "arrivals_now"]
+__all__ = ["Arrival", "Sender", "arrivals_from_file", "arrivals_now"]
 
 _TICK_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A row with its ids and times; the outcome is sent ``delay_s`` after the request."""
+    """A row with its id and times; its outcome is sent ``delay_s`` after its request."""
 
-    request: ScoringRequest
-    outcome: Outcome
+    identity: str
+    row: Row
+    event_ms: int
+    label_ms: int
     delay_s: float
 
 
 def arrivals_now(
-    model: str, take: Callable[[int], list[Row]], *, seed: int, delay_s: tuple[float, float]
+    take: Callable[[int], list[Row]], *, seed: int, delay_s: tuple[float, float]
 ) -> Callable[[int, int], list[Arrival]]:
     """Make arrivals whose event time is the time of sending; labels come within ``delay_s``."""
     chance = random.Random(seed)  # noqa: S311 -- a simulation, not a secret
@@ -40,47 +41,27 @@ def arrivals_now(
         made = []
         for row in take(rows):
             delay = chance.uniform(*delay_s)
-            made.append(
-                _arrival(
-                    model, f"{seed}-{sent}", row, event_ms=now_ms,
-                    label_ms=now_ms + round(delay * 1000), delay_s=delay,
-                )
-            )  # fmt: skip
+            label_ms = now_ms + round(delay * 1000)
+            made.append(Arrival(f"{seed}-{sent}", row, now_ms, label_ms, delay))
             sent += 1
         return made
 
     return make
 
 
-def _arrival(
-    model: str, identity: str, row: Row, *, event_ms: int, label_ms: int, delay_s: float
-) -> Arrival:
-    return Arrival(
-        ScoringRequest(
-            request_id=identity, model=model, rows=[row.features], event_time_ms=event_ms
-        ),
-        Outcome(prediction_id=identity, label=row.label, event_time_ms=label_ms),
-        delay_s,
-    )
-
-
 def arrivals_from_file(
-    model: str,
-    rows: Iterable[tuple[int, dict[str, Scalar | None], Scalar]],
-    *,
-    start_ms: int,
-    speed_up: float,
-    rate: float,
+    rows: Iterable[FileRow], *, start_ms: int, speed_up: float, rate: float
 ) -> Iterator[Arrival]:
-    """Move the times of a file's rows to ``start_ms`` and divide them by ``speed_up``."""
+    """Move the times of labelled rows to ``start_ms`` and divide them by ``speed_up``."""
     first: int | None = None
-    for number, (time_ms, features, label) in enumerate(rows):
-        first = time_ms if first is None else first
-        event_ms = start_ms + round((time_ms - first) / speed_up)
-        yield _arrival(
-            model, f"row-{number}", Row(features, label), event_ms=event_ms,
-            label_ms=event_ms, delay_s=1 / rate,
-        )  # fmt: skip
+    for number, row in enumerate(rows):
+        if row.label is None:
+            continue
+        first = row.time_ms if first is None else first
+        event_ms = start_ms + round((row.time_ms - first) / speed_up)
+        yield Arrival(
+            f"row-{number}", Row(row.features, row.label), event_ms, event_ms, delay_s=1 / rate
+        )
 
 
 class Sender(threading.Thread):
@@ -91,14 +72,20 @@ class Sender(threading.Thread):
     """
 
     def __init__(
-        self, client: Client, make: Callable[[int, int], list[Arrival]], *, rate: float
+        self,
+        client: Client,
+        model: str,
+        make: Callable[[int, int], list[Arrival]],
+        *,
+        rate: float,
     ) -> None:
         super().__init__(name="traffic", daemon=True)
         self._client = client
+        self._model = model
         self._make = make
         self._rate = rate
         self._halt = threading.Event()
-        self._due: list[tuple[float, int, Outcome]] = []
+        self._due: list[tuple[float, int, Arrival]] = []
         self.requests_sent = 0
         self.outcomes_sent = 0
         self.error: BaseException | None = None
@@ -118,10 +105,15 @@ class Sender(threading.Thread):
             made = self._make(wanted, time.time_ns() // 1_000_000) if wanted > 0 else []
             ended = len(made) < wanted
             for arrival in made:
-                self._client.request(arrival.request)
+                self._client.request(
+                    model=self._model,
+                    rows=[arrival.row.features],
+                    request_id=arrival.identity,
+                    event_time_ms=arrival.event_ms,
+                )
                 self.requests_sent += 1
                 due = time.monotonic() + arrival.delay_s
-                heapq.heappush(self._due, (due, self.requests_sent, arrival.outcome))
+                heapq.heappush(self._due, (due, self.requests_sent, arrival))
             self._send_due(time.monotonic())
             self._halt.wait(_TICK_S)
         while self._due:
@@ -131,7 +123,10 @@ class Sender(threading.Thread):
 
     def _send_due(self, now: float) -> None:
         while self._due and self._due[0][0] <= now:
-            self._client.outcome(heapq.heappop(self._due)[2])
+            arrival = heapq.heappop(self._due)[2]
+            self._client.outcome(
+                arrival.identity, arrival.row.label, event_time_ms=arrival.label_ms
+            )
             self.outcomes_sent += 1
 
     def stop(self) -> None:
