@@ -1,0 +1,230 @@
+"""Counting values on the bins of a reference: how columns become :class:`FeatureCounts`.
+
+A numeric bin is ``(cuts[i-1], cuts[i]]``; what is not finite is in no bin.  A
+categorical bin belongs to one of the reference's top categories, the last one
+to every other *known* category; unknown categories are ``unseen``.  Counting
+is additive: counting a concatenation equals adding the counts of its parts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kedge.base import Scalar, label_text
+from kedge.panes import FeatureReference, Reference
+from kedge_services.core.deltas import DriftDelta, FeatureCounts
+
+__all__ = ["Binner", "FeatureBinner", "bin_values", "output_label", "output_score"]
+
+Values = Sequence[Scalar | None] | NDArray[np.float64]
+
+_NUMBERS = frozenset({float, int, bool, type(None)})
+_SCALARS = frozenset({float, int, bool, str, type(None)})
+
+
+class FeatureBinner:
+    """Counts columns of one feature; what can be prepared is prepared once.
+
+    Parameters
+    ----------
+    reference
+        The bins: cuts and range, or categories.
+    """
+
+    __slots__ = ("_cuts", "_index", "_max", "_min", "_size")
+
+    def __init__(self, reference: FeatureReference) -> None:
+        self._cuts: NDArray[np.float64] | None = None
+        self._index: dict[str, int] = {}
+        self._min, self._max = reference.min, reference.max
+        if reference.kind == "numeric":
+            self._cuts = np.asarray(reference.cuts, dtype=np.float64)
+            self._size = self._cuts.size + 1
+        else:
+            top = len(reference.categories)
+            self._size = top + 1
+            self._index = dict.fromkeys(reference.others, top)
+            self._index.update({name: i for i, name in enumerate(reference.categories)})
+
+    def zero(self) -> FeatureCounts:
+        """Give the counts of no values at all."""
+        return FeatureCounts.zero(self._size)
+
+    def count(self, values: Values) -> FeatureCounts:
+        """Count a column.
+
+        Parameters
+        ----------
+        values
+            Numbers, strings, booleans and None, or a float64 array.  In a
+            numeric feature a string is a ``type_error`` and a boolean counts
+            as 0 or 1; in a categorical one a number or boolean is counted by
+            its :func:`kedge.base.label_text`.
+        """
+        if self._cuts is None:
+            return self._count_categories(values)
+        return self._count_numbers(values, self._cuts)
+
+    def _count_numbers(self, values: Values, cuts: NDArray[np.float64]) -> FeatureCounts:
+        array, null, type_error, too_large = _numbers(values)
+        finite = array[np.isfinite(array)]
+        not_numbers = int(np.isnan(array).sum())
+        finite.sort()
+        # C_i = #{v <= c_i}: exact integers, whatever the order of the values.
+        cumulative = finite.searchsorted(cuts, side="right")
+        bins = np.diff(cumulative, prepend=0, append=finite.size).astype(np.int64)
+        below = 0 if self._min is None else int(finite.searchsorted(self._min, side="left"))
+        above = (
+            0
+            if self._max is None
+            else finite.size - int(finite.searchsorted(self._max, side="right"))
+        )
+        return FeatureCounts(
+            bins,
+            null=null,
+            nan=not_numbers,
+            inf=array.size - finite.size - not_numbers + too_large,
+            type_error=type_error,
+            below=below,
+            above=above,
+        )
+
+    def _count_categories(self, values: Values) -> FeatureCounts:
+        counts = self.zero()
+        for value, number in _tally(values):
+            if value is None:
+                counts.null += number
+            elif isinstance(value, float) and not math.isfinite(value):
+                if math.isnan(value):
+                    counts.nan += number
+                else:
+                    counts.inf += number
+            elif type(value) not in _SCALARS:
+                counts.type_error += number
+            elif (position := self._index.get(label_text(value))) is None:
+                counts.unseen += number
+            else:
+                counts.bins[position] += number
+        return counts
+
+
+class Binner:
+    """Counts rows on all the bins of a reference.
+
+    Parameters
+    ----------
+    reference
+        Its features, prediction and score; the features are those that panes
+        of its series count.
+    """
+
+    __slots__ = ("features", "prediction", "score")
+
+    def __init__(self, reference: Reference) -> None:
+        self.features = {name: FeatureBinner(f) for name, f in reference.features.items()}
+        self.prediction = _optional(reference.prediction)
+        self.score = _optional(reference.score)
+
+    def count(
+        self,
+        columns: Mapping[str, Values],
+        *,
+        rows: int,
+        predictions: Values | None = None,
+        scores: Values | None = None,
+    ) -> DriftDelta:
+        """Count ``rows`` rows given as columns; a feature without a column is all null."""
+        delta = DriftDelta(rows=rows)
+        for name, binner in self.features.items():
+            column = columns.get(name)
+            if column is None:
+                delta.features[name] = binner.zero()
+                delta.features[name].null = rows
+            else:
+                delta.features[name] = binner.count(column)
+        if self.prediction is not None and predictions is not None:
+            delta.prediction = self.prediction.count(predictions)
+        if self.score is not None and scores is not None:
+            delta.score = self.score.count(scores)
+        return delta
+
+
+def bin_values(reference: FeatureReference, values: Values) -> FeatureCounts:
+    """Count one column on the bins of its reference; see :meth:`FeatureBinner.count`.
+
+    >>> few = FeatureReference(kind="numeric", cuts=[0.0, 1.0], counts=[1, 1, 1], total=3,
+    ...                        min=-1.0, max=2.0)
+    >>> counts = bin_values(few, [0.0, 0.5, 9, None, "x"])
+    >>> counts.bins.tolist(), counts.above, counts.null, counts.type_error
+    ([1, 1, 1], 1, 1, 1)
+    """
+    return FeatureBinner(reference).count(values)
+
+
+def output_label(output: Mapping[str, Any] | None) -> Scalar | None:
+    """Give what a model answered, as the prediction that is counted: its label or value."""
+    if output is None:
+        return None
+    label: Scalar | None = output.get("label")
+    return label if label is not None else output.get("value")
+
+
+def output_score(output: Mapping[str, Any] | None) -> float | None:
+    """Give the score that is counted: of the positive class, or of the top class."""
+    if output is None:
+        return None
+    score: float | None = output.get("score")
+    if score is None and (scores := output.get("scores")):
+        return float(max(scores.values()))
+    return score
+
+
+def _optional(reference: FeatureReference | None) -> FeatureBinner | None:
+    return None if reference is None else FeatureBinner(reference)
+
+
+def _numbers(values: Values) -> tuple[NDArray[np.float64], int, int, int]:
+    """Give numbers as float64, and the numbers of nulls, wrong types and beyond-float integers."""
+    if isinstance(values, np.ndarray):
+        return values.astype(np.float64), 0, 0, 0
+    null = type_error = too_large = 0
+    numbers: Sequence[Any] = values
+    kinds = set(map(type, values))
+    if type(None) in kinds:
+        numbers = [value for value in numbers if value is not None]
+        null = len(values) - len(numbers)
+    if not kinds <= _NUMBERS:
+        present = len(numbers)
+        numbers = [value for value in numbers if type(value) in _NUMBERS]
+        type_error = present - len(numbers)
+    try:
+        array = np.array(numbers, dtype=np.float64)
+    except OverflowError:
+        kept = [value for value in numbers if not isinstance(value, int) or _fits(value)]
+        too_large = len(numbers) - len(kept)
+        array = np.array(kept, dtype=np.float64)
+    return array, null, type_error, too_large
+
+
+def _fits(value: int) -> bool:
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
+def _tally(values: Values) -> Iterable[tuple[Any, int]]:
+    """Count equal values; True, 1 and 1.0 are equal to Python, so booleans are kept apart."""
+    if isinstance(values, np.ndarray):
+        return Counter(values.tolist()).items()
+    if bool in (kinds := set(map(type, values))) and kinds & {int, float}:
+        apart = Counter(zip(map(type, values), values, strict=True))
+        return [(value, number) for (_, value), number in apart.items()]
+    return Counter(values).items()
