@@ -83,7 +83,7 @@ class Client:
         A property is unknown to librdkafka or fixed by Kedge.
     """
 
-    def __init__(  # noqa: PLR0913 -- options of a facade, all by keyword
+    def __init__(
         self,
         bootstrap_servers: str,
         *,
@@ -188,7 +188,7 @@ class Client:
         """
         return self._send_many("predictions", predictions, block=block)
 
-    def outcome(  # noqa: PLR0913 -- the fields of an outcome
+    def outcome(
         self,
         prediction_id: str,
         label: Label,
@@ -223,7 +223,7 @@ class Client:
         """Send outcomes in order and give their number; see :meth:`predict_many`."""
         return self._send_many("outcomes", outcomes, block=block)
 
-    def request(  # noqa: PLR0913 -- the fields of a request
+    def request(
         self,
         *,
         model: str,

@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    field_validator,
     model_validator,
 )
 
@@ -141,13 +142,20 @@ class Rule(Declaration):
     keep_firing_for: str = "0s"
     severity: Severity = "warning"
 
+    @field_validator("for_", "keep_firing_for")
+    @classmethod
+    def _length(cls, text: str) -> str:
+        if not re.fullmatch(r"\d+ windows?", text):
+            try:
+                parse_duration(text)
+            except ValueError as error:
+                raise ValueError(f'{error}, or in windows, like "2 windows"') from None
+        return text
+
     @model_validator(mode="after")
     def _one_threshold(self) -> Rule:
         if (self.below is None) == (self.above is None):
             raise ValueError("a rule needs exactly one of `below` and `above`")
-        for text in (self.for_, self.keep_firing_for):
-            if not re.fullmatch(r"\d+ windows?", text):
-                parse_duration(text)
         return self
 
 
@@ -223,8 +231,8 @@ class Monitor(Declaration, Event):
         if self.positive is not None and self.positive not in self.classes:
             raise ValueError(f"`positive` {self.positive!r} is not one of `classes`")
         names = [rule.name for rule in self.rules]
-        if len(set(names)) != len(names):
-            raise ValueError("two rules have the same `name`")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two `rules` have the same name {twice[0]!r}")
         return self
 
     @property

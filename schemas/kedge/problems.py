@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-__all__ = ["Problem", "problems", "show"]
+__all__ = ["Problem", "field_name", "problems", "show"]
 
 Location = tuple[str | int, ...]
 
@@ -64,13 +64,7 @@ class Problem:
     @property
     def field(self) -> str:
         """Give the location as it is written: ``rules[1].below``."""
-        text = ""
-        for part in self.location:
-            if isinstance(part, int):
-                text += f"[{part}]"
-            else:
-                text += f".{part}" if text else part
-        return text
+        return field_name(self.location)
 
     @property
     def sentence(self) -> str:
@@ -80,6 +74,21 @@ class Problem:
         if self.kind in {"extra_forbidden", "value_error"}:
             return self.expected
         return f"expected {self.expected} (got {show(self.given)})"
+
+
+def field_name(location: Location) -> str:
+    """Write a location.
+
+    >>> field_name(("rules", 1, "below"))
+    'rules[1].below'
+    """
+    text = ""
+    for part in location:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += f".{part}" if text else part
+    return text
 
 
 def show(value: object) -> str:
@@ -129,6 +138,8 @@ def _problem(location: Location, group: Sequence[Any]) -> Problem:
         expected = str(first["ctx"]["error"])
     elif kind in _EXPECTED:
         expected = _EXPECTED[kind]
+    elif "timedelta" in str(first.get("ctx", {}).get("gt")):
+        expected = "a duration longer than 0s"
     else:
         expected = str(first["msg"]).removeprefix("Input should be ").removeprefix("Input should ")
         expected = expected[:1].lower() + expected[1:]

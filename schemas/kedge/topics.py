@@ -83,7 +83,7 @@ class Topic:
         return config
 
 
-def _topic(  # noqa: PLR0913 -- a table of rows, every column has its name
+def _topic(
     name: str,
     events: type[Event] | tuple[type[Event], ...],
     partitioned_by: Partitioning,

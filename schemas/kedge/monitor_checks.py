@@ -1,0 +1,186 @@
+"""What must hold in a monitor beyond the types of its fields.
+
+Each check gives the place of a mistake and a sentence; the places are those
+of the TOML file, so that the mistake is shown with its line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from difflib import get_close_matches
+
+from kedge.base import label_text
+from kedge.monitor import Monitor, Rule, format_duration
+from kedge.toml_lines import Location
+from kedge.topics import TOPICS
+
+__all__ = ["BUILT_IN_RULES", "RETRAIN_KINDS", "TRAINERS", "Mistake", "mistakes", "suggestion"]
+
+Mistake = tuple[Location, str]
+
+#: What ``retrain.on`` may name besides the monitor's own rules.
+RETRAIN_KINDS = (
+    "data-drift",
+    "prediction-drift",
+    "label-drift",
+    "integrity",
+    "error-rate",
+    "fairness",
+)
+#: Rules every monitor has without declaring them.
+BUILT_IN_RULES = ("no-data", "low-coverage", "dead-letters", *RETRAIN_KINDS)
+#: Trainers that come with Kedge; others are named as ``package.module:function``.
+TRAINERS = ("sklearn-hist-gradient-boosting", "river-logistic", "river-hoeffding-tree")
+
+#: Topics that must still hold a prediction when its label may come, and a day of slack.
+_JOINED = ("predictions", "outcomes", "examples", "panes")
+_SLACK = timedelta(days=1)
+_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def mistakes(monitor: Monitor) -> list[Mistake]:
+    """Give everything that is wrong with a monitor whose fields are valid."""
+    return [
+        *_labels(monitor),
+        *_retention(monitor),
+        *_windows(monitor),
+        *_segments(monitor),
+        *_rules(monitor),
+        *_retrain(monitor),
+        *_notify(monitor),
+        *_sources(monitor),
+    ]
+
+
+def suggestion(word: str, known: Sequence[str]) -> str:
+    """Say what may have been meant, or what there is.
+
+    >>> suggestion("erorr-rate", ["error-rate", "fairness"])
+    'did you mean "error-rate"?'
+    >>> suggestion("x", ["error-rate", "fairness"])
+    'known: error-rate, fairness'
+    """
+    close = get_close_matches(word, known, n=1)
+    return f'did you mean "{close[0]}"?' if close else f"known: {', '.join(known) or 'none'}"
+
+
+def _labels(monitor: Monitor) -> Iterator[Mistake]:
+    texts = [label_text(label) for label in monitor.classes]
+    for index, text in enumerate(texts):
+        if text in texts[:index]:
+            yield ("classes", index), f'"{text}" is already in the list'
+    if monitor.task == "regression":
+        for name, given in (("classes", monitor.classes), ("positive", monitor.positive)):
+            if given not in ([], None):
+                yield (name,), "a regression model has no classes, leave it out"
+    if monitor.labelled and not monitor.label_horizon:
+        yield ("label_horizon",), 'must be longer than 0, or write "labelled = false"'
+
+
+def _retention(monitor: Monitor) -> Iterator[Mistake]:
+    if not monitor.labelled:
+        return
+    kept = {name: TOPICS[name].retention_ms for name in _JOINED}
+    topic, retention_ms = min(
+        ((name, ms) for name, ms in kept.items() if ms is not None), key=lambda pair: pair[1]
+    )
+    retention = timedelta(milliseconds=retention_ms)
+    needed = monitor.label_horizon + monitor.outcome_wait + _SLACK
+    if needed > retention:
+        parts = f"{format_duration(monitor.label_horizon)} + "
+        parts += f"{format_duration(monitor.outcome_wait)} of outcome_wait + 1d"
+        kept_for = f"{retention.days}d"
+        yield ("label_horizon",), f"{parts} is longer than {topic} are kept ({kept_for})"
+
+
+def _windows(monitor: Monitor) -> Iterator[Mistake]:
+    scales = monitor.windows.scales
+    if not scales:
+        yield ("windows", "scales"), "at least one scale is needed, e.g. [1]"
+    for index, scale in enumerate(scales):
+        if scale in scales[:index]:
+            yield ("windows", "scales", index), f"{scale} is already in the list"
+
+
+def _segments(monitor: Monitor) -> Iterator[Mistake]:
+    names = [segment.name for segment in monitor.segments]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield ("segments", index, "name"), f'"{name}" is declared twice'
+
+
+def _rules(monitor: Monitor) -> Iterator[Mistake]:
+    for index, rule in enumerate(monitor.rules):
+        for field, text in _rule(monitor, rule):
+            yield ("rules", index, field), text
+
+
+def _rule(monitor: Monitor, rule: Rule) -> Iterator[tuple[str, str]]:
+    if rule.name in BUILT_IN_RULES:
+        yield "name", f'"{rule.name}" is a built-in rule, choose another name'
+    if rule.scale not in monitor.windows.scales:
+        yield "scale", f"{rule.scale} is not one of windows.scales {monitor.windows.scales}"
+    if rule.feature is not None and rule.feature not in monitor.features:
+        hint = suggestion(rule.feature, list(monitor.features))
+        yield "feature", f'"{rule.feature}" is not one of the features; {hint}'
+    if rule.segment:
+        name = rule.segment.partition("=")[0]
+        names = [segment.name for segment in monitor.segments]
+        if "=" not in rule.segment:
+            yield "segment", 'write it with its value, like "region=NO"'
+        elif name not in names:
+            yield "segment", f'"{name}" is not one of the segments; {suggestion(name, names)}'
+
+
+def _retrain(monitor: Monitor) -> Iterator[Mistake]:
+    retrain = monitor.retrain
+    if retrain is None:
+        return
+    if not monitor.labelled:
+        yield ("retrain",), 'retraining needs labels, but the monitor says "labelled = false"'
+    known = [*(rule.name for rule in monitor.rules), *RETRAIN_KINDS]
+    for index, name in enumerate(retrain.on):
+        if name not in known:
+            hint = suggestion(name, known)
+            yield ("retrain", "on", index), f'"{name}" is no rule and no kind of alert; {hint}'
+    if retrain.trainer not in TRAINERS and not _FUNCTION.fullmatch(retrain.trainer):
+        hint = suggestion(retrain.trainer, TRAINERS)
+        text = f'"{retrain.trainer}" is no trainer; {hint} (or yours, "package.module:function")'
+        yield ("retrain", "trainer"), text
+
+
+def _notify(monitor: Monitor) -> Iterator[Mistake]:
+    for index, notify in enumerate(monitor.notify):
+        if not _VARIABLE.fullmatch(notify.url_env):
+            yield (
+                ("notify", index, "url_env"),
+                "the name of an environment variable that holds the URL, not the URL itself",
+            )
+
+
+def _sources(monitor: Monitor) -> Iterator[Mistake]:
+    if monitor.reference.source == "file" and not monitor.reference.path:
+        yield ("reference", "path"), 'needed, because the reference is from "file"'
+    replay = monitor.replay
+    if replay is None:
+        return
+    if (replay.timestamp is None) == (replay.start is None):
+        yield ("replay", "start"), "exactly one of timestamp and start is needed"
+    if replay.start is not None:
+        if replay.every is None:
+            yield ("replay", "every"), "needed with start: the time from row to row"
+        if not _is_time(replay.start):
+            yield (
+                ("replay", "start"),
+                f'"{replay.start}" is no time with its zone, like 1996-05-07T00:00:00Z',
+            )
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False

@@ -1,0 +1,156 @@
+"""Monitors from TOML files; every mistake with its file, line and field."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, time
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from kedge.errors import MonitorError
+from kedge.monitor import Monitor
+from kedge.monitor_checks import mistakes, suggestion
+from kedge.problems import Problem, field_name, problems
+from kedge.toml_lines import Location, line_of, locate
+
+__all__ = ["FileMistake", "load_monitor", "read_monitor"]
+
+_AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+_QUOTED = re.compile(r"`(\w+)`")
+#: Fields that travel with a monitor but are not for its author to set.
+_ADDED = {"effective_ms": "set by `kedge apply`, leave it out"}
+
+
+@dataclass(frozen=True, slots=True)
+class FileMistake:
+    """One mistake in a file; ``field`` is empty where the text is no TOML at all."""
+
+    file: str
+    line: int
+    field: str
+    text: str
+
+    def __str__(self) -> str:
+        """Write it as editors and compilers do."""
+        place = f"{self.file}:{self.line}: "
+        return place + (f"{self.field}: {self.text}" if self.field else self.text)
+
+
+def load_monitor(path: Path) -> Monitor:
+    """Read a monitor.
+
+    Raises
+    ------
+    MonitorError
+        It is not valid; one line for each mistake, as
+        ``file:line: field: what was expected (got ...)``.
+    """
+    monitor, found = read_monitor(path)
+    if monitor is None:
+        raise MonitorError("\n".join(map(str, found)))
+    return monitor
+
+
+def read_monitor(path: Path) -> tuple[Monitor | None, list[FileMistake]]:
+    """Read a monitor, or find all that is wrong with it.
+
+    Raises
+    ------
+    MonitorError
+        The file cannot be read.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise MonitorError(f"{path}: {error.strerror or error}") from error
+    try:
+        # A byte order mark is no TOML, yet editors on Windows write it.
+        text = raw.decode("utf-8-sig")
+        data = _plain(tomllib.loads(text))
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        return None, [FileMistake(str(path), line, "", "not UTF-8 text")]
+    except tomllib.TOMLDecodeError as error:
+        return None, [_syntax(path, text, error)]
+    monitor, found = _validate(data)
+    lines = locate(text) if found else {}
+    located = [
+        FileMistake(str(path), line_of(lines, location), field_name(location), sentence)
+        for location, sentence in found
+    ]
+    return monitor, sorted(located, key=lambda mistake: mistake.line)
+
+
+def _validate(data: dict[str, Any]) -> tuple[Monitor | None, list[tuple[Location, str]]]:
+    found: list[tuple[Location, str]] = [
+        ((name,), sentence) for name, sentence in _ADDED.items() if name in data
+    ]
+    try:
+        monitor = Monitor.model_validate(data)
+    except ValidationError as error:
+        return None, found + [_mistake(problem, data) for problem in problems(error)]
+    found += mistakes(monitor)
+    return (None if found else monitor), found
+
+
+def _mistake(problem: Problem, data: dict[str, Any]) -> tuple[Location, str]:
+    location = problem.location
+    if problem.kind == "value_error" and (named := _QUOTED.search(problem.expected)):
+        # A rule over several fields is broken: show the first of them that is there.
+        table = _value_at(data, location)
+        if isinstance(table, Mapping) and named[1] in table:
+            location = (*location, named[1])
+    elif problem.kind == "extra_forbidden":
+        name = str(location[-1])
+        return location, f"no such field; {suggestion(name, _fields_at(location[:-1]))}"
+    elif location[-1:] == ("[key]",):
+        return location[:-1], f"the name is not valid: {problem.sentence}"
+    return location, problem.sentence
+
+
+def _syntax(path: Path, text: str, error: tomllib.TOMLDecodeError) -> FileMistake:
+    message = str(error)
+    match = _AT_LINE.search(message)
+    line = int(match[1]) if match and match[1] else max(1, len(text.splitlines()))
+    return FileMistake(str(path), line, "", f"not valid TOML: {_AT_LINE.sub('', message)}")
+
+
+def _plain(value: Any) -> Any:
+    """Write TOML's times as text: on the wire a monitor is JSON."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return value.isoformat() if isinstance(value, date | time) else value
+
+
+def _value_at(data: Any, location: Location) -> Any:
+    for part in location:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return data
+
+
+def _fields_at(location: Location) -> list[str]:
+    """Give the fields of the table at a location, as they are written in the file."""
+    model: type[BaseModel] = Monitor
+    for part in location:
+        for name, field in model.model_fields.items():
+            if part in (name, field.alias):
+                model = _table_of(field.annotation) or model
+                break
+    hidden = {"schema_version", *_ADDED}
+    return [f.alias or name for name, f in model.model_fields.items() if name not in hidden]
+
+
+def _table_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_table_of, get_args(annotation))), None)
