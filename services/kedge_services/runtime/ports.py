@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from kedge.errors import Retry
+
 __all__ = [
     "Backend",
     "Batch",
@@ -19,6 +21,7 @@ __all__ = [
     "Commit",
     "Consumer",
     "Headers",
+    "OffsetsPending",
     "Position",
     "Produce",
     "Producer",
@@ -28,7 +31,17 @@ __all__ = [
     "Task",
     "TaskContext",
     "TopicPartition",
+    "TransactionAborted",
 ]
+
+
+class TransactionAborted(Retry):
+    """The open transaction is gone; restore the state and go on from what is committed."""
+
+
+class OffsetsPending(Retry):
+    """A transaction that is still open decides about the offsets asked for."""
+
 
 Headers = Sequence[tuple[str, bytes]]
 Clock = Callable[[], int]
@@ -202,7 +215,8 @@ class Service:
     """A service as the loop sees it.
 
     ``inputs`` are co-partitioned: one task owns the same partition of each.
-    ``changelog`` says whether ``<name>-changelog`` exists.
+    ``changelog`` says whether ``<name>-changelog`` exists.  ``commit_interval_ms``
+    replaces the setting for a service whose answers are waited for.
     """
 
     name: str
@@ -210,6 +224,7 @@ class Service:
     tables: tuple[Table, ...]
     make_task: Callable[[TaskContext], Task]
     changelog: bool = True
+    commit_interval_ms: int | None = None
 
 
 # ------------------------------------------------- what a broker has to offer
@@ -244,16 +259,41 @@ class Consumer(Protocol):
         """Go on with these partitions."""
 
     def at_end(self, partition: TopicPartition) -> bool:
-        """Say whether everything readable of the partition has been handed out."""
+        """Say whether everything readable of the partition has been handed out.
+
+        False while it is paused: nobody looks then.
+        """
+
+    def position(self, partition: TopicPartition) -> int:
+        """Give the offset to be handed out next.
+
+        At the end of what is readable it lies behind transaction markers and
+        aborted records, which are never handed out.
+        """
+
+    def lag(self, partition: TopicPartition) -> int:
+        """Give the number of offsets up to the last known read-committed end."""
 
     def committed(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Position]:
-        """Give the group's committed positions; partitions without one are absent."""
+        """Give the group's committed positions; partitions without one are absent.
+
+        Raises
+        ------
+        OffsetsPending
+            An open transaction holds offsets of these partitions; ask again.
+        """
 
     def bounds(self, partition: TopicPartition) -> tuple[int, int]:
         """Give the first offset and the read-uncommitted end offset."""
 
     def group_metadata(self) -> Any:
-        """Give what fences this member's commits, as of now."""
+        """Give what fences this member's commits, as of now.
+
+        Raises
+        ------
+        TransactionAborted
+            The group has expelled this member; nobody would fence its commit.
+        """
 
     def close(self) -> None:
         """Leave the group."""
@@ -263,7 +303,10 @@ class Producer(Protocol):
     """A transactional producer."""
 
     def begin(self) -> None:
-        """Open a transaction."""
+        """Open a transaction.
+
+        This and all calls inside a transaction raise what :meth:`commit` raises.
+        """
 
     def produce(self, record: Produce) -> None:
         """Send a record in the open transaction."""

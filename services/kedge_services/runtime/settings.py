@@ -43,6 +43,9 @@ class LoopSettings(_Section):
     idle_commit_interval_ms: int = Field(default=1_000, ge=1)
     dead_letter_ratio: float = Field(default=0.5, gt=0, le=1)
     dead_letter_minimum: int = Field(default=1_000, ge=1)
+    accept_loss: bool = Field(
+        default=False, description="Go on, counting, where records were deleted before being read."
+    )
 
 
 class ServingSettings(_Section):
