@@ -241,7 +241,10 @@ class Consumer(Protocol):
         on_revoke: Callable[[list[TopicPartition]], None],
         on_lost: Callable[[list[TopicPartition]], None],
     ) -> None:
-        """Join the group; callbacks run inside :meth:`poll`."""
+        """Join the group; callbacks run inside :meth:`poll`.
+
+        Newly assigned partitions stand at their beginning, paused: seek and resume them.
+        """
 
     def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Read exactly these partitions from these offsets, outside any group."""

@@ -1,0 +1,153 @@
+"""One transaction: outputs, changelog and input offsets of all tasks of a process."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from kedge_services.runtime import metrics as m
+from kedge_services.runtime.dead_letters import TOPIC, DeadLetterLimit, reason_of
+from kedge_services.runtime.ports import (
+    Backend,
+    Commit,
+    Consumer,
+    Position,
+    Produce,
+    Producer,
+    Service,
+    TopicPartition,
+)
+from kedge_services.runtime.restore import Slot
+from kedge_services.runtime.settings import LoopSettings
+
+__all__ = ["METADATA_BYTES", "Committer"]
+
+#: Kafka refuses metadata from 4,096 bytes on and aborts the transaction.
+METADATA_BYTES = 4_000
+
+
+class _Work(NamedTuple):
+    slot: Slot
+    commit: Commit
+    target: dict[str, Position]
+
+
+class Committer:
+    """Commits what the tasks want committed, and counts it.
+
+    Parameters
+    ----------
+    service
+        Its name gives the name of the changelog.
+    backend
+        Asked for the number of partitions of dead-letters.
+    settings
+        The limit of dead letters.
+    metrics
+        Where to count.
+    """
+
+    def __init__(
+        self, service: Service, backend: Backend, settings: LoopSettings, metrics: m.Metrics
+    ) -> None:
+        self._changelog = f"{service.name}-changelog"
+        self._backend = backend
+        self._metrics = metrics
+        self.limit = DeadLetterLimit(settings.dead_letter_ratio, settings.dead_letter_minimum)
+
+    def commit(
+        self,
+        slots: Sequence[Slot],
+        counts: Mapping[int, int],
+        producer: Producer,
+        consumer: Consumer,
+    ) -> None:
+        """Commit these running slots in one transaction, if there is anything to commit.
+
+        Parameters
+        ----------
+        slots
+            Slots whose tasks are running.
+        counts
+            Records read since the last commit, by partition.
+        producer, consumer
+            Of this process; the consumer says who we are in the group.
+
+        Raises
+        ------
+        TransactionAborted
+            Nothing was committed, or nobody knows: restore the tasks.
+        Stop
+            Too many of the first records cannot be processed.
+        """
+        work = [_Work(s, commit := s.task.commit(), _target(s, commit)) for s in slots]
+        changed = [
+            w
+            for w in work
+            if w.commit.outputs or w.commit.changelog or w.target != w.slot.committed
+        ]
+        if changed:
+            for slot, commit, _ in changed:
+                reasons = [reason_of(o) for o in commit.outputs if o.topic == TOPIC]
+                self.limit.count(slot.partition, counts.get(slot.partition, 0), reasons)
+            started = time.perf_counter()
+            self._transact(changed, producer, consumer)
+            self._metrics.observe(m.COMMIT_SECONDS, time.perf_counter() - started)
+            self._count(changed, consumer)
+        for slot, _, target in work:
+            slot.committed = target
+            slot.task.committed()
+
+    def _transact(self, changed: Sequence[_Work], producer: Producer, consumer: Consumer) -> None:
+        produce = producer.produce
+        offsets = {}
+        producer.begin()
+        for slot, commit, target in changed:
+            for output in commit.outputs:
+                produce(self._placed(output) if output.topic == TOPIC else output)
+            for key, value in commit.changelog:
+                produce(Produce(self._changelog, key, value, slot.partition))
+            # All inputs of the task, moved or not: these offsets are by what the
+            # group fences this transaction, and what the next owner waits for.
+            for topic, position in target.items():
+                offsets[TopicPartition(topic, slot.partition)] = position
+        producer.send_offsets(offsets, consumer.group_metadata())
+        producer.commit()
+
+    def _placed(self, output: Produce) -> Produce:
+        count = self._backend.partitions(TOPIC)
+        return replace(output, partition=(output.partition or 0) % count)
+
+    def _count(self, changed: Sequence[_Work], consumer: Consumer) -> None:
+        """Count what is committed now; once a transaction, not once a record."""
+        self._metrics.add(m.COMMITS)
+        outputs = [output for w in changed for output in w.commit.outputs]
+        produced = Counter(output.topic for output in outputs)
+        produced[self._changelog] += sum(len(w.commit.changelog) for w in changed)
+        for topic, count in produced.items():
+            self._metrics.add(m.PRODUCED, count, topic=topic)
+        for reason, count in Counter(reason_of(o) for o in outputs if o.topic == TOPIC).items():
+            self._metrics.add(m.DEAD_LETTERS, count, reason=reason)
+        self._metrics.set(m.OVER_LIMIT, len(self.limit.exceeded()))
+        for slot, _, target in changed:
+            for topic in target:
+                lag = consumer.lag(TopicPartition(topic, slot.partition))
+                self._metrics.set(m.LAG, lag, topic=topic, partition=str(slot.partition))
+
+
+def _target(slot: Slot, commit: Commit) -> dict[str, Position]:
+    """Give the positions to commit; metadata a task does not renew stays."""
+    target = {}
+    for topic, handed in slot.next.items():
+        offset = commit.offsets.get(topic, handed)
+        if offset > handed:
+            raise ValueError(f"{topic}: offset {offset} is beyond what was handed over: {handed}")
+        former = slot.committed.get(topic)
+        metadata = commit.metadata.get(topic, former.metadata if former else "")
+        if len(metadata.encode()) > METADATA_BYTES:
+            raise ValueError(f"{topic}: metadata of an offset exceeds {METADATA_BYTES} bytes")
+        target[topic] = Position(offset, metadata)
+    return target
