@@ -1,0 +1,246 @@
+"""Answers requests that come by HTTP; the shadows follow when the answer is out."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from kedge import Monitor, Prediction
+from kedge.errors import DeadLetter, KedgeError, QueueFull
+from kedge_services.core.answers import encode_outputs, metadata
+from kedge_services.core.tensors import Kind, decode_request
+from kedge_services.runtime.ports import Clock
+from kedge_services.serving.models import Lineup, Loaded, Models
+from kedge_services.serving.scoring import Rows, no_champion, predict, predictions
+
+__all__ = ["NoChampion", "Outbox", "Scorer", "Sender", "UnknownModel", "VersionFailed"]
+
+IDLE_S = 0.25
+_log = structlog.get_logger(__name__)
+
+
+class UnknownModel(LookupError):
+    """Nobody has declared or registered a model of this name."""
+
+
+class NoChampion(LookupError):
+    """The model has no version that can answer at present."""
+
+
+class VersionFailed(RuntimeError):
+    """The champion's model raised on rows that are valid by its schema."""
+
+
+class Sender(Protocol):
+    """What the outbox needs of :class:`kedge.client.Client`."""
+
+    @property
+    def lost(self) -> int:
+        """Give the number of events the broker did not take."""
+
+    def predict_many(self, predictions: Iterable[Prediction], *, block: bool = True) -> int:
+        """Queue predictions; raises QueueFull."""
+
+    def flush(self, timeout: float = 30.0) -> None:
+        """Wait for what is queued."""
+
+    def close(self, timeout: float = 30.0) -> None:
+        """Wait, then give up."""
+
+
+class Outbox:
+    """Predictions on their way to Kafka; an answer never waits for it.
+
+    ``unsent`` counts those that were given up: no room in the queue, or not
+    taken by the broker.
+    """
+
+    def __init__(self, client: Sender) -> None:
+        self._client = client
+        self._refused = 0
+
+    @property
+    def unsent(self) -> int:
+        """Number of predictions that Kafka did not get."""
+        return self._refused + self._client.lost
+
+    def send(self, events: Iterable[Prediction]) -> None:
+        """Hand over the predictions of a request."""
+        batch = list(events)
+        try:
+            self._client.predict_many(batch, block=False)
+        except QueueFull as full:
+            self._refused += len(batch) - full.sent
+            _log.warning("predictions are lost, Kafka takes no more", lost=len(batch) - full.sent)
+        except KedgeError as error:
+            self._refused += len(batch)
+            _log.error("predictions are lost", lost=len(batch), error=str(error))
+
+    def poll(self) -> None:
+        """Take note of what was delivered; losses are logged by the client."""
+        with contextlib.suppress(KedgeError):
+            self._client.flush(0)
+
+    def close(self) -> None:
+        """Wait a little for what is on its way."""
+        try:
+            self._client.close(5.0)
+        except KedgeError as error:
+            _log.error("predictions are lost", error=str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class _FollowUp:
+    request: Rows
+    shadows: tuple[Loaded, ...]
+
+
+class Scorer:
+    """Scores requests of the Open Inference Protocol; used from several threads.
+
+    Parameters
+    ----------
+    max_pending
+        Requests whose shadows may wait; beyond, shadows are skipped and
+        counted in ``skipped``.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        monitor_of: Callable[[str], Monitor | None],
+        outbox: Outbox,
+        *,
+        clock: Clock,
+        max_pending: int,
+    ) -> None:
+        self._models = models
+        self._monitor_of = monitor_of
+        self._outbox = outbox
+        self._clock = clock
+        self._follow_ups: queue.Queue[_FollowUp] = queue.Queue(max_pending)
+        self.skipped = 0
+
+    def infer(self, model: str, body: bytes) -> dict[str, Any]:
+        """Answer a request with the champion and see to everything else.
+
+        Raises
+        ------
+        DeadLetter
+            The request is wrong.
+        UnknownModel, NoChampion, VersionFailed
+            It cannot be answered.
+        """
+        started, now_ms = time.perf_counter(), self._clock()
+        lineup, champion = self.champion(model)
+        found = decode_request(body, champion.version.feature_schema, self._also(model, lineup))
+        shown = uuid.uuid4().hex if found.request_id is None else found.request_id
+        segments = found.parameters.get("segments") or {}
+        request = Rows(shown.replace("#", "%23"), model, found.rows, now_ms, _segments(segments))
+        try:
+            outputs = predict(champion, request.rows)
+        except DeadLetter as error:
+            raise VersionFailed(error.detail) from error
+        tensors = encode_outputs(outputs, champion.version.classes, found.outputs)
+        latency_ms = (time.perf_counter() - started) * 1_000
+        self._outbox.send(
+            predictions(request, champion, outputs, role="champion", latency_ms=latency_ms)
+        )
+        if lineup.shadows:
+            try:
+                self._follow_ups.put_nowait(_FollowUp(request, lineup.shadows))
+            except queue.Full:
+                self.skipped += len(request.rows) * len(lineup.shadows)
+        return {
+            "model_name": model,
+            "model_version": champion.version.version,
+            "id": shown,
+            "parameters": {"prediction_id": request.request_id},
+            "outputs": tensors,
+        }
+
+    def describe(self, model: str) -> dict[str, Any]:
+        """Give the model's metadata.
+
+        Raises
+        ------
+        UnknownModel, NoChampion
+            There is nothing to describe.
+        """
+        _, champion = self.champion(model)
+        version = champion.version
+        is_regression, is_binary = not version.classes, len(version.classes) == 2
+        outputs = [{"name": "predict", "datatype": "FP64" if is_regression else "BYTES"}]
+        if not is_regression:
+            name = "score" if is_binary else "probabilities"
+            outputs.append({"name": name, "datatype": "FP64"})
+        return {
+            "name": model,
+            "versions": [version.version],
+            "platform": f"kedge_{version.artefact.format if version.artefact else 'unknown'}",
+            "inputs": metadata(version.feature_schema),
+            "outputs": [
+                {**each, "shape": [-1, -1] if each["name"] == "probabilities" else [-1]}
+                for each in outputs
+            ],
+        }
+
+    def champion(self, model: str) -> tuple[Lineup, Loaded]:
+        """Give who answers now.
+
+        Raises
+        ------
+        UnknownModel, NoChampion
+            Nobody does.
+        """
+        lineup = self._models.lineup(model)
+        if lineup is not None and lineup.champion is not None:
+            return lineup, lineup.champion
+        if lineup is None and self._monitor_of(model) is None:
+            raise UnknownModel(f"there is no model {model!r}")
+        raise NoChampion(no_champion(model, lineup))
+
+    def follow(self, stop: threading.Event) -> None:
+        """Let the shadows predict what was answered, until ``stop``; then finish what waits."""
+        while not (stop.is_set() and self._follow_ups.empty()):
+            try:
+                work = self._follow_ups.get(timeout=IDLE_S)
+            except queue.Empty:
+                self._outbox.poll()
+                continue
+            for shadow in work.shadows:
+                started = time.perf_counter()
+                try:
+                    outputs = predict(shadow, work.request.rows)
+                except DeadLetter as error:
+                    self.skipped += len(work.request.rows)
+                    _log.warning("a shadow fails", model=work.request.model, detail=error.detail)
+                    continue
+                latency_ms = (time.perf_counter() - started) * 1_000
+                self._outbox.send(
+                    predictions(work.request, shadow, outputs, role="shadow", latency_ms=latency_ms)
+                )
+
+    def _also(self, model: str, lineup: Lineup) -> dict[str, Kind]:
+        also: dict[str, Kind] = {}
+        if (monitor := self._monitor_of(model)) is not None:
+            also |= {name: feature.type for name, feature in monitor.features.items()}
+        for shadow in lineup.shadows:
+            also |= {column.name: column.type for column in shadow.version.feature_schema}
+        return also
+
+
+def _segments(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(
+        isinstance(each, bool | int | float | str) for each in value.values()
+    ):
+        raise DeadLetter("bad-value", "`parameters.segments` is no object of plain values")
+    return value

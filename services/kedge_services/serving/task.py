@@ -1,0 +1,168 @@
+"""One partition of requests: every request becomes predictions on the same partition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from kedge import Monitor, Output, ScoringRequest
+from kedge.base import Role
+from kedge.codec import decode, encode
+from kedge.errors import DeadLetter
+from kedge.topics import request_id, request_partition
+from kedge_services.core.tensors import LONGEST_ID
+from kedge_services.runtime.dead_letters import dead_letter
+from kedge_services.runtime.ports import Batch, Commit, Position, Produce, Record, TaskContext
+from kedge_services.serving.models import Loaded, Models
+from kedge_services.serving.scoring import Rows, no_champion, predict_apart, predictions
+
+__all__ = ["ServingTask"]
+
+_Part = tuple[Role, Loaded, list[Output]]
+_Answer = list[_Part] | DeadLetter
+
+SERVICE = "serving"
+#: How often at most the tables are read again for a model nobody has heard of.
+REFRESH_MS = 1_000
+_log = structlog.get_logger(__name__)
+
+
+class ServingTask:
+    """Answers requests with the champion, and beside it with every shadow."""
+
+    def __init__(
+        self,
+        context: TaskContext,
+        models: Models,
+        monitor_of: Callable[[str], Monitor | None],
+    ) -> None:
+        self._context = context
+        self._models = models
+        self._monitor_of = monitor_of
+        self._partitions = context.partitions("requests")
+        self._refreshed_ms = -REFRESH_MS
+        self._outputs: list[Produce] = []
+
+    def restore(self, batch: Batch) -> None:
+        """Take nothing: there is no state."""
+
+    def start(self, positions: Mapping[str, Position]) -> Mapping[str, int]:  # noqa: ARG002
+        """Ask for nothing again, but wait until the champions are loaded."""
+        self._models.settle()
+        return {}
+
+    def replay(self, batch: Batch) -> None:
+        """Take nothing."""
+
+    def process(self, batch: Batch) -> None:
+        """Answer a batch with one call a version."""
+        if not self._models.in_background:
+            self._models.settle()
+        fates: list[Rows | DeadLetter] = []
+        by_model: dict[str, list[int]] = {}
+        for i, record in enumerate(batch.records()):
+            try:
+                request = self._request(record)
+            except DeadLetter as error:
+                fates.append(error)
+            else:
+                fates.append(request)
+                by_model.setdefault(request.model, []).append(i)
+        answers: dict[int, _Answer] = {}
+        for model, places in by_model.items():
+            requests = [fate for i in places if isinstance(fate := fates[i], Rows)]
+            answers |= zip(places, self._answer(model, requests), strict=True)
+        # In the order of the requests, champion and shadows together: a shadow's
+        # prediction behind a whole batch of the champion's would be late.
+        for i, (record, fate) in enumerate(zip(batch.records(), fates, strict=True)):
+            if isinstance(fate, DeadLetter):
+                self._refuse(record, fate)
+            elif isinstance(answer := answers[i], DeadLetter):
+                self._refuse(record, answer)
+            else:
+                self._send(record, fate, answer)
+
+    def tick(self, now_ms: int, at_end: Mapping[str, bool]) -> None:
+        """Do nothing."""
+
+    def paused(self) -> frozenset[str]:
+        """Read everything."""
+        return frozenset()
+
+    def commit(self) -> Commit:
+        """Give the predictions made since."""
+        outputs, self._outputs = self._outputs, []
+        return Commit(outputs=outputs)
+
+    def committed(self) -> None:
+        """Do nothing: there is no store."""
+
+    def close(self) -> None:
+        """Release nothing."""
+
+    # ----------------------------------------------------------- one request
+
+    def _request(self, record: Record) -> Rows:
+        if record.value is None:
+            raise DeadLetter("missing-field", "a request without a value")
+        request = decode(ScoringRequest, record.value)
+        key = request_id(request.request_id)
+        if record.key != key.encode():
+            raise DeadLetter("bad-key", f"the key is not the request id {key!r}")
+        own = request_partition(key, self._partitions)
+        if own != record.partition:
+            raise DeadLetter("misrouted", f"request {key!r} belongs on partition {own}")
+        if len(request.rows) > 1 and len(request.request_id) > LONGEST_ID:
+            raise DeadLetter("bad-value", f"the id leaves no room for `#<row>` ({LONGEST_ID})")
+        return Rows(
+            request.request_id, request.model, request.rows, request.event_time_ms, request.segments
+        )
+
+    def _answer(self, model: str, requests: list[Rows]) -> list[_Answer]:
+        lineup = self._lineup(model)
+        if isinstance(lineup, DeadLetter):
+            return [lineup] * len(requests)
+        champion, *shadows = lineup
+        found = [_one("champion", champion, o) for o in predict_apart(champion, requests)]
+        answered = [(i, done) for i, done in enumerate(found) if not isinstance(done, DeadLetter)]
+        for shadow in shadows if answered else ():
+            outputs = predict_apart(shadow, [requests[i] for i, _ in answered])
+            for (_, done), output in zip(answered, outputs, strict=True):
+                if isinstance(output, DeadLetter):
+                    _log.warning("a shadow fails", model=model, detail=output.detail)
+                else:
+                    done.append(("shadow", shadow, output))
+        return found
+
+    def _lineup(self, model: str) -> list[Loaded] | DeadLetter:
+        lineup = self._models.lineup(model)
+        if lineup is None or lineup.champion is None:
+            # Perhaps its version is younger than the last look at the tables.
+            now_ms = self._context.clock()
+            if now_ms - self._refreshed_ms >= REFRESH_MS:
+                self._refreshed_ms = now_ms
+                self._context.refresh()
+            self._models.settle()
+            lineup = self._models.lineup(model)
+        if lineup is not None and lineup.champion is not None:
+            return [lineup.champion, *lineup.shadows]
+        if lineup is None and self._monitor_of(model) is None:
+            return DeadLetter("unknown-model", f"there is no model {model!r}")
+        return DeadLetter("unknown-version", no_champion(model, lineup))
+
+    def _send(self, record: Record, request: Rows, answer: list[_Part]) -> None:
+        latency_ms = float(max(0, self._context.clock() - record.timestamp_ms))
+        for role, loaded, outputs in answer:
+            for event in predictions(request, loaded, outputs, role=role, latency_ms=latency_ms):
+                self._outputs.append(
+                    Produce("predictions", record.key, encode(event), record.partition)
+                )
+
+    def _refuse(self, record: Record, error: DeadLetter) -> None:
+        letter = dead_letter(record, error.reason, error.detail, service=SERVICE)
+        self._outputs.append(letter)
+
+
+def _one(role: Role, loaded: Loaded, output: list[Output] | DeadLetter) -> _Answer:
+    return output if isinstance(output, DeadLetter) else [(role, loaded, output)]
