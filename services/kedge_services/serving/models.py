@@ -75,10 +75,6 @@ class Models:
         """Give who predicts now; None for a model that has no version."""
         return self._lineups.get(model)
 
-    def names(self) -> list[str]:
-        """Give the models that have versions."""
-        return sorted(self._lineups)
-
     @property
     def is_settled(self) -> bool:
         """Say whether everything noted has been loaded or has failed to."""
@@ -109,7 +105,9 @@ class Models:
                 if stop.is_set() or self._pending:
                     continue
                 if not self._changed.wait(RETRY_S):
-                    self._pending |= {m for m, line in self._lineups.items() if line.missing}
+                    self._pending |= {
+                        model for model, line in list(self._lineups.items()) if line.missing
+                    }
 
     def wake(self) -> None:
         """Let :meth:`run` look at ``stop``."""
