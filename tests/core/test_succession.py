@@ -183,6 +183,7 @@ def test_a_worse_successor_is_rolled_back() -> None:
     assert step.happened == "rolled-back"
     assert statuses(step.standing) == {"k1": "champion", "k2": "retired"}
     assert step.written[0].evidence["decision"] == "rollback"
+    assert step.written[0].reason.startswith("rolled back: 60 wins")
     assert step.standing.contests == ()
 
 

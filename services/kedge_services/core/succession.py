@@ -163,7 +163,7 @@ def _watched(step: Step, contest: Contest, at_ms: int) -> Step:
     found, name, champion = verdict(contest.differences, WATCH), contest.version, contest.champion
     if found.decision == "promote":
         score = f"{found.wins} wins and {found.losses} losses in {found.n} pairs"
-        reason = f"{score} against its successor {champion}"
+        reason = f"rolled back: {score} against its successor {champion}"
         return _crown(step, name, _Why("rollback", reason, at_ms))
     if found.n < WATCH.most:
         return step
