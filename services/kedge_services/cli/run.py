@@ -1,0 +1,40 @@
+"""``kedge run``: one service in this process."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kedge_services.cli.options import BootstrapServers, Config, settings_from
+from kedge_services.cli.signals import stop_on_signals
+from kedge_services.local.catalogue import SERVICES
+from kedge_services.local.catalogue import run as run_service
+
+__all__ = ["commands"]
+
+commands = typer.Typer()
+
+_LIST = "".join(f"\n\n  {name}: {does}." for name, does in SERVICES.items())
+
+
+@commands.command(
+    help="Run one service until SIGTERM or Ctrl-C, for containers and process managers.\n\n"
+    f"Start more processes with other ordinals to scale it out. Services:{_LIST}"
+)
+def run(
+    service: Annotated[str, typer.Argument(help="Name of the service.", metavar="SERVICE")],
+    *,
+    ordinal: Annotated[
+        int | None,
+        typer.Option(help="Slot of this process, 0 for the first; each needs its own.", min=0),
+    ] = None,
+    config: Config = None,
+    bootstrap_servers: BootstrapServers = None,
+) -> None:
+    """Run one service."""
+    settings = settings_from(config, bootstrap_servers)
+    if ordinal is not None:
+        settings = settings.model_copy(update={"ordinal": ordinal})
+    with stop_on_signals() as stop:
+        run_service(service, settings, stop)
