@@ -1,0 +1,119 @@
+"""Monitors as the hot path wants them: everything looked up once, by event time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kedge.base import Scalar, label_text
+from kedge.monitor import Monitor
+
+__all__ = ["Monitors", "Plan", "Plans"]
+
+Monitors = Callable[[str, int | None], Monitor | None]
+"""Gives a model's monitor at an event time in ms; its newest for None."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """One monitor, compiled; durations in ms.
+
+    ``classes`` are the declared labels by their text, in declared order; empty
+    for regression.
+    """
+
+    model: str
+    labelled: bool
+    regression: bool
+    classes: dict[str, Scalar]
+    positive: str | None
+    features: tuple[str, ...]
+    segments: tuple[str, ...]
+    pane_ms: int
+    performance_pane_ms: int
+    cell_ms: int
+    grace_ms: int
+    horizon_ms: int
+    wait_ms: int
+
+    @classmethod
+    def of(cls, monitor: Monitor) -> Plan:
+        """Compile a monitor."""
+        classes = {label_text(label): label for label in monitor.classes}
+        positive = None
+        if monitor.task == "binary":
+            declared = monitor.classes[1] if monitor.positive is None else monitor.positive
+            positive = label_text(declared)
+        return cls(
+            model=monitor.model,
+            labelled=monitor.labelled,
+            regression=monitor.task == "regression",
+            classes={} if monitor.task == "regression" else classes,
+            positive=positive,
+            features=tuple(monitor.features),
+            segments=tuple(segment.name for segment in monitor.segments),
+            pane_ms=monitor.pane_ms,
+            performance_pane_ms=monitor.performance_pane_ms,
+            cell_ms=monitor.cell_ms,
+            grace_ms=monitor.grace_ms,
+            horizon_ms=monitor.horizon_ms,
+            wait_ms=monitor.outcome_wait_ms,
+        )
+
+    @property
+    def kept_ms(self) -> int:
+        """How long after its event time a prediction may matter to the join."""
+        return self.horizon_ms + self.wait_ms if self.labelled else 0
+
+    def accepts(self, label: Scalar) -> bool:
+        """Say whether this is a label of the model: a declared class, or a finite number."""
+        if not self.regression:
+            return label_text(label) in self.classes
+        return type(label) in {int, float} and abs(label) < float("inf")  # type: ignore[arg-type]
+
+    def refusal(self, label: Scalar) -> str:
+        """Give the sentence for a label that is not accepted."""
+        wanted = "a finite number" if self.regression else "one of " + ", ".join(self.classes)
+        return f"label {label!r} of model {self.model} should be {wanted}"
+
+
+class Plans:
+    """The plans of all models, made when first asked for and kept while their monitor is.
+
+    Parameters
+    ----------
+    monitors
+        Gives a model's monitor.
+    """
+
+    __slots__ = ("_monitors", "_plans")
+
+    def __init__(self, monitors: Monitors) -> None:
+        self._monitors = monitors
+        self._plans: dict[int, tuple[Monitor, Plan]] = {}
+
+    def at(self, model: str, time_ms: int | None = None) -> Plan | None:
+        """Give the plan of a model at an event time; None when it has no monitor."""
+        monitor = self._monitors(model, time_ms)
+        if monitor is None:
+            return None
+        known = self._plans.get(id(monitor))
+        if known is None:
+            # The monitor is kept beside its plan, so that its id stays taken.
+            known = self._plans[id(monitor)] = (monitor, Plan.of(monitor))
+        return known[1]
+
+    def between(self, model: str, times_ms: Sequence[int]) -> list[Plan]:
+        """Give the plan for every time; looks once when one plan holds for all of them.
+
+        Raises
+        ------
+        LookupError
+            The model has no monitor.
+        """
+        first, last = self.at(model, min(times_ms)), self.at(model, max(times_ms))
+        if first is None or last is None:
+            raise LookupError(model)
+        if first is last:
+            return [first] * len(times_ms)
+        return [plan for time_ms in times_ms if (plan := self.at(model, time_ms)) is not None]
