@@ -159,9 +159,8 @@ class Stage:
             A service has failed for good.
         """
         self.supervisor.poll()
-        failed = [state for state in self.supervisor.states() if state.state == "failed"]
-        if failed:
-            raise Stop(f"{failed[0].name} does not stay up; its log tells why")
+        if failures := self.supervisor.failures():
+            raise Stop(failures[0])
         batches = self._reader.poll(10_000, timeout_s)
         for batch in batches:
             self.story.apply(batch)
