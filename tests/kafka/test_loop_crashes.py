@@ -41,7 +41,7 @@ class Counting:
         return {}
 
     def replay(self, batch: Batch) -> None:
-        raise AssertionError("nothing was asked to be replayed")
+        raise AssertionError(f"nothing was asked to be replayed, but {batch}")
 
     def process(self, batch: Batch) -> None:
         for record in batch.records():

@@ -7,8 +7,9 @@ assignment, offsets with metadata.  The same suite runs on it and on Kafka
 (``tests/kafka``).
 
 What it has not: compaction (a compacted topic keeps every record), retention
-other than :meth:`MemoryBroker.delete_before`, limits on the size of messages,
-and threads.  Nothing in it waits: a poll gives what is there at once.
+other than :meth:`MemoryBroker.delete_before`, sessions that end by themselves
+(:meth:`MemoryBroker.expel` ends one), and threads.  Nothing in it waits: a
+poll gives what is there at once.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from kedge.errors import Fenced, Misconfigured
-from kedge.topics import murmur2
+from kedge.errors import Fenced, Misconfigured, Stop
+from kedge.topics import LARGE_MESSAGE, murmur2
 from kedge_services.runtime.memory_group import Group, MemoryConsumer
 from kedge_services.runtime.ports import (
     Clock,
@@ -130,11 +131,12 @@ class MemoryBroker:
 
     def __init__(self, clock: Clock, partitions: Mapping[str, int]) -> None:
         self.clock = clock
-        self._logs = {topic: [Log() for _ in range(count)] for topic, count in partitions.items()}
+        self._logs: dict[str, list[Log]] = {}
         self._groups: dict[str, Group] = {}
         self._epochs: dict[str, int] = {}
         self._transactions: dict[str, _Transaction] = {}
         self._script: list[tuple[Step, int, Exception]] = []
+        self.create(partitions)
 
     # ---------------------------------------------------------------- backend
 
@@ -159,6 +161,11 @@ class MemoryBroker:
         return len(self._logs[topic])
 
     # ------------------------------------------------------- for whoever drives it
+
+    def create(self, partitions: Mapping[str, int]) -> None:
+        """Create topics with these numbers of partitions."""
+        for topic, count in partitions.items():
+            self._logs[topic] = [Log() for _ in range(count)]
 
     def append(
         self,
@@ -257,11 +264,13 @@ class MemoryBroker:
 
     def add_record(self, transactional_id: str, record: Produce) -> None:
         """Append a record to the open transaction."""
+        if len(record.value or b"") > LARGE_MESSAGE:
+            raise Stop(f"{record.topic}: message size too large")
         transaction = self._transactions[transactional_id]
         place = self._place(record)
+        log = self.log(place)
         transaction.touched.add(place)
-        entry = _Entry(self.clock(), record.key, record.value, record.headers, transaction)
-        self.log(place).append(entry)
+        log.append(_Entry(self.clock(), record.key, record.value, record.headers, transaction))
 
     def add_offsets(
         self, transactional_id: str, offsets: Mapping[TopicPartition, Position], member: Any

@@ -1,0 +1,332 @@
+"""The ports on Kafka, by confluent-kafka; the only module that runs the hot path on it.
+
+Every property that is not a default here has its reason beside it.  Errors
+are mapped to what the loop does next: the same call again (here), restore
+(``TransactionAborted``), leave (``Fenced``), or tell a person (``Stop``,
+``BrokerUnavailable``); nothing of confluent-kafka gets out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from kedge.errors import BrokerUnavailable, Fenced, KedgeError, Misconfigured, Stop
+from kedge.topics import LARGE_MESSAGE
+from kedge_services.runtime import ports
+from kedge_services.runtime.admin import client_properties
+from kedge_services.runtime.kafka_consumer import KafkaConsumer
+from kedge_services.runtime.ports import Position, Produce, TransactionAborted
+from kedge_services.runtime.settings import Settings
+
+__all__ = ["KafkaBackend", "KafkaProducer"]
+
+T = TypeVar("T")
+
+#: A call of a transaction that takes longer counts as failed.  Together they stay
+#: below 20 % of max.poll.interval.ms (300 s), the budget of a revocation.
+_CALL_S = 15.0
+
+_FENCED = {
+    KafkaError._FENCED,  # noqa: SLF001 -- its public name begins like that
+    KafkaError.PRODUCER_FENCED,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+    KafkaError.FENCED_INSTANCE_ID,
+}
+_NO_ANSWER = {
+    KafkaError._TIMED_OUT,  # noqa: SLF001
+    KafkaError._TIMED_OUT_QUEUE,  # noqa: SLF001
+    KafkaError._TRANSPORT,  # noqa: SLF001
+    KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
+    KafkaError._RESOLVE,  # noqa: SLF001
+}
+
+_COMMON: dict[str, Any] = {
+    "log_level": 3,
+    # Kafka's defaults let a client sleep for 10 s when a broker comes back.
+    "reconnect.backoff.ms": 50,
+    "reconnect.backoff.max.ms": 1_000,
+}
+
+_PRODUCER: dict[str, Any] = {
+    # Java's default; librdkafka's own would send keys elsewhere.
+    "partitioner": "murmur2_random",
+    # A dead process holds the last stable offset back no longer than this.
+    "transaction.timeout.ms": 6_000,
+    "compression.type": "zstd",
+    "message.max.bytes": LARGE_MESSAGE,
+    # Transactions are sent whole: nothing is gained by sending the first bytes early.
+    "linger.ms": 5,
+    "queue.buffering.max.messages": 500_000,
+    "queue.buffering.max.kbytes": 262_144,
+}
+
+
+class KafkaBackend:
+    """Kafka as the settings name it; connects when the first client is asked for something.
+
+    Topics, groups and transactional ids get the settings' prefix here.
+    ``patience_s`` is how long an answer is waited for before nobody is there.
+    """
+
+    def __init__(self, settings: Settings, *, patience_s: float = 15.0) -> None:
+        self._patience_s = patience_s
+        self._properties = {**_COMMON, **client_properties(settings.kafka)}
+        self._prefix = settings.prefix
+        self._probe: Consumer | None = None
+        self._partitions: dict[str, int] = {}
+
+    def consumer(self, *, group: str | None, instance: str | None = None) -> ports.Consumer:
+        """Make a consumer; without a group it can only ``assign``."""
+        return KafkaConsumer(
+            self._properties,
+            prefix=self._prefix,
+            bounds=self.bounds,
+            group=None if group is None else self._prefix + group,
+            instance=None if instance is None else self._prefix + instance,
+        )
+
+    def producer(self, transactional_id: str) -> KafkaProducer:
+        """Make a producer; an older one of this id is fenced, what it left open aborted."""
+        return KafkaProducer(
+            {**_PRODUCER, **self._properties, "transactional.id": self._prefix + transactional_id},
+            self.full_name,
+            self.unavailable,
+            self._patience_s,
+        )
+
+    def partitions(self, topic: str) -> int:
+        """Give the number of partitions, which never changes.
+
+        Raises
+        ------
+        Misconfigured
+            The topic does not exist.
+        BrokerUnavailable
+            No broker answers.
+        """
+        if topic not in self._partitions:
+            name = self._prefix + topic
+            try:
+                found = self._metadata().list_topics(name, timeout=self._patience_s).topics[name]
+            except KafkaException as error:
+                raise self.unavailable(error) from error
+            if found.error is not None or not found.partitions:
+                raise Misconfigured(
+                    f"topic {name} does not exist; create all of them with `kedge topics create`"
+                )
+            self._partitions[topic] = len(found.partitions)
+        return self._partitions[topic]
+
+    def bounds(self, partition: ports.TopicPartition) -> tuple[int, int]:
+        """Give the first offset and the read-uncommitted end offset.
+
+        Raises
+        ------
+        BrokerUnavailable
+            No broker answers.
+        """
+        wanted = TopicPartition(self._prefix + partition.topic, partition.partition)
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                found: Any = self._metadata().get_watermark_offsets(
+                    wanted, timeout=self._patience_s
+                )
+            except KafkaException as error:
+                if not error.args[0].retriable() or time.monotonic() > deadline:
+                    raise self.unavailable(error) from error
+            else:
+                if found is not None:
+                    return int(found[0]), int(found[1])
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailable(f"no broker knows the offsets of {wanted.topic}")
+
+    def full_name(self, topic: str) -> str:
+        """Give the topic's name with its prefix, once it is known to exist.
+
+        librdkafka finds out late that a topic is missing, and spoils the
+        transaction; so the first record for a topic asks.
+        """
+        self.partitions(topic)
+        return self._prefix + topic
+
+    def unavailable(self, error: KafkaException) -> KedgeError:
+        """Say in one sentence that nobody answers, and what to do."""
+        address = self._properties["bootstrap.servers"]
+        return BrokerUnavailable(
+            f"no Kafka answers at {address} ({error.args[0].str()}): start one with `kedge up` or "
+            "`kedge broker`, or name yours with --bootstrap-servers, "
+            "KEDGE_KAFKA__BOOTSTRAP_SERVERS or [kafka] in kedge.toml"
+        )
+
+    def _metadata(self) -> Consumer:
+        """Give the client that asks for metadata.
+
+        A consumer, as its end offsets follow ``isolation.level``: those of our
+        reading consumers stop at the last stable offset.
+        """
+        if self._probe is None:
+            self._probe = Consumer(
+                {
+                    **self._properties,
+                    "group.id": f"{self._prefix}metadata",
+                    "isolation.level": "read_uncommitted",
+                    "enable.auto.commit": False,
+                }
+            )
+        return self._probe
+
+
+class KafkaProducer:
+    """A transactional producer; one that fails beyond repair is replaced inside.
+
+    Parameters
+    ----------
+    properties
+        Of librdkafka, with the transactional id.
+    full_name
+        Gives a topic's name in the cluster.
+    unavailable
+        Makes the error that says that nobody answers.
+    patience_s
+        How long the first answer is waited for.
+
+    Raises
+    ------
+    BrokerUnavailable
+        No broker answers.
+    """
+
+    def __init__(
+        self,
+        properties: Mapping[str, Any],
+        full_name: Callable[[str], str],
+        unavailable: Callable[[KafkaException], KedgeError],
+        patience_s: float,
+    ) -> None:
+        self._properties = dict(properties)
+        self._full_name = full_name
+        self._unavailable = unavailable
+        self._patience_s = patience_s
+        self._names: dict[str, str] = {}
+        self._is_open = False
+        self._producer = self._make()
+
+    def begin(self) -> None:
+        """Open a transaction."""
+        self._call(self._producer.begin_transaction)
+        self._is_open = True
+
+    def produce(self, record: Produce) -> None:
+        """Send a record; waits while the local queue is full."""
+        topic, key, value, partition, headers = (
+            record.topic, record.key, record.value, record.partition, record.headers
+        )  # fmt: skip
+        name = self._names.get(topic)
+        if name is None:
+            name = self._names[topic] = self._full_name(topic)
+        while True:
+            try:
+                self._producer.produce(
+                    name, value, key, -1 if partition is None else partition, headers=[*headers]
+                )
+            except BufferError:
+                self._producer.poll(0.05)
+            except KafkaException as error:
+                self._fail(error)
+            else:
+                return
+
+    def send_offsets(
+        self, offsets: Mapping[ports.TopicPartition, Position], group_metadata: Any
+    ) -> None:
+        """Put consumed offsets into the open transaction."""
+        positions = [
+            TopicPartition(
+                self._full_name(place.topic),
+                place.partition,
+                position.offset,
+                metadata=position.metadata,
+            )
+            for place, position in offsets.items()
+        ]
+        self._call(self._producer.send_offsets_to_transaction, positions, group_metadata, _CALL_S)
+
+    def commit(self) -> None:
+        """Commit; after a time-out nobody knows, so the producer is replaced."""
+        self._call(self._producer.commit_transaction, _CALL_S)
+        self._is_open = False
+
+    def abort(self) -> None:
+        """Abort the open transaction, if there is one."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        try:
+            # An abort must not overtake what is still on its way (librdkafka #4849).
+            self._producer.purge(in_queue=True, in_flight=False)
+            self._producer.flush(_CALL_S)
+            self._call(self._producer.abort_transaction, _CALL_S)
+        except TransactionAborted:
+            self._replace()
+
+    def close(self) -> None:
+        """Abort what is open and give up the connection."""
+        if self._is_open:
+            self._is_open = False
+            try:
+                self._producer.abort_transaction(_CALL_S)
+            except KafkaException:
+                return  # the next producer of this id, or the time-out, ends it
+
+    def _make(self) -> Producer:
+        producer = Producer(self._properties)
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            try:
+                producer.init_transactions(self._patience_s)
+            except KafkaException as error:
+                cause = error.args[0]
+                if cause.retriable() and time.monotonic() < deadline:
+                    continue
+                if cause.code() in _FENCED:
+                    self._fail(error)
+                raise self._unavailable(error) from error
+            else:
+                return producer
+
+    def _replace(self) -> None:
+        """Begin anew with the same id, which ends the former transaction one way or the other."""
+        self._is_open = False
+        self._producer = self._make()
+
+    def _call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call; the same call again while the error is passing."""
+        deadline = time.monotonic() + _CALL_S
+        while True:
+            try:
+                return function(*arguments)
+            except KafkaException as error:
+                cause = error.args[0]
+                is_passing = cause.retriable() and cause.code() not in _NO_ANSWER
+                if not is_passing or time.monotonic() > deadline:
+                    self._fail(error)
+
+    def _fail(self, error: KafkaException) -> NoReturn:
+        """Raise what the loop understands."""
+        cause = error.args[0]
+        if cause.code() in _FENCED:
+            raise Fenced(
+                f"another process has taken the slot {self._properties['transactional.id']} "
+                f"({cause.str()}); give this one another --ordinal"
+            ) from error
+        if cause.txn_requires_abort():
+            raise TransactionAborted(cause.str()) from error
+        if cause.fatal() or cause.code() in _NO_ANSWER:
+            self._replace()
+            raise TransactionAborted(cause.str()) from error
+        raise Stop(f"Kafka refuses: {cause.str()}") from error

@@ -1,0 +1,324 @@
+"""A consumer of committed records on Kafka, whose batches are columns."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import structlog
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from kedge.errors import BrokerUnavailable, Fenced, Misconfigured, Stop
+from kedge_services.runtime import ports
+from kedge_services.runtime.ports import Batch, OffsetsPending, Position, TransactionAborted
+
+__all__ = ["KafkaConsumer"]
+
+Callback = Callable[[list[ports.TopicPartition]], None]
+
+_CALL_S = 15.0
+#: How long an answer about offsets is waited for while a transaction holds them.
+_PENDING_S = 1.0
+
+_CONSUMER: dict[str, Any] = {
+    "isolation.level": "read_committed",
+    # `earliest` jumps silently over what retention deleted.
+    "auto.offset.reset": "error",
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "enable.partition.eof": True,
+    # Two topics get the same partitions only so; cooperative ones do not promise it.
+    "partition.assignment.strategy": "range",
+    # A static member that died holds its partitions for this long.
+    "session.timeout.ms": 6_000,
+    "heartbeat.interval.ms": 2_000,
+    "max.poll.interval.ms": 300_000,
+    # At its default of 1,000 a full local queue stops fetching for a second.
+    "fetch.queue.backoff.ms": 5,
+    "fetch.wait.max.ms": 100,
+    "queued.max.messages.kbytes": 32_768,
+    "queued.min.messages": 100_000,
+}
+#: Where somebody waits for the answer.
+_QUICK: dict[str, Any] = {"fetch.wait.max.ms": 20}
+
+_EOF = KafkaError._PARTITION_EOF  # noqa: SLF001 -- its public name begins like that
+_FATAL = KafkaError._FATAL  # noqa: SLF001
+_STATE = KafkaError._STATE  # noqa: SLF001
+_TIMED_OUT = KafkaError._TIMED_OUT  # noqa: SLF001
+_RESET = KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001
+_MISSING = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+}
+_GENERATION = struct.Struct("<i")
+
+#: Declared as a mapping or a list; it is a list.
+_headers: Callable[[Message], Any] = Message.headers
+
+_log = structlog.get_logger(__name__)
+
+
+class KafkaConsumer:
+    """Implements ``ports.Consumer``; one caller only.
+
+    Parameters
+    ----------
+    properties
+        librdkafka's, of the cluster; they win over ours.
+    prefix
+        Of all topics.
+    bounds
+        Gives first and read-uncommitted end offset of a partition.
+    group, instance
+        With their prefix; without a group it can only ``assign``.
+    """
+
+    def __init__(
+        self,
+        properties: Mapping[str, Any],
+        *,
+        prefix: str,
+        bounds: Callable[[ports.TopicPartition], tuple[int, int]],
+        group: str | None,
+        instance: str | None,
+    ) -> None:
+        identity = {"group.id": group or f"{prefix}assigned"}
+        if instance is not None:
+            identity["group.instance.id"] = instance
+        self._properties = {**_CONSUMER, **properties, **identity}
+        self._given = set(properties)
+        self._prefix = prefix
+        self._bounds = bounds
+        self._instance = instance
+        self._made: Consumer | None = None
+        self._positions: dict[ports.TopicPartition, int] = {}
+        self._at_end: set[ports.TopicPartition] = set()
+        self._paused: set[ports.TopicPartition] = set()
+
+    # -------------------------------------------------------------- what to read
+
+    def subscribe(
+        self,
+        topics: Sequence[str],
+        *,
+        on_assign: Callback,
+        on_revoke: Callback,
+        on_lost: Callback,
+    ) -> None:
+        """Join the group; callbacks run inside :meth:`poll`."""
+        if "requests" in topics:
+            self._properties.update({k: v for k, v in _QUICK.items() if k not in self._given})
+
+        def assigned(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            ours = [self._ours(p) for p in partitions]
+            for partition in partitions:
+                partition.offset = OFFSET_BEGINNING
+            consumer.assign(partitions)
+            consumer.pause(partitions)
+            self._positions = dict.fromkeys(ours, 0)
+            self._at_end.clear()
+            self._paused = set(ours)
+            on_assign(ours)
+
+        def given_up(callback: Callback) -> Callable[[Consumer, list[TopicPartition]], None]:
+            def forget(_: Consumer, partitions: list[TopicPartition]) -> None:
+                callback([self._ours(p) for p in partitions])
+                self._positions.clear()
+                self._at_end.clear()
+                self._paused.clear()
+
+            return forget
+
+        self._consumer.subscribe(
+            [self._prefix + topic for topic in topics],
+            on_assign=assigned,
+            on_revoke=given_up(on_revoke),
+            on_lost=given_up(on_lost),
+        )
+
+    def assign(self, offsets: Mapping[ports.TopicPartition, int]) -> None:
+        """Read exactly these partitions from these offsets, outside any group."""
+        self._positions = dict(offsets)
+        self._at_end.clear()
+        self._paused.clear()
+        self._consumer.assign([self._theirs(p, offset) for p, offset in offsets.items()])
+
+    def seek(self, partition: ports.TopicPartition, offset: int) -> None:
+        """Read this assigned partition from here on."""
+        deadline = time.monotonic() + _CALL_S
+        while True:
+            try:
+                self._consumer.seek(self._theirs(partition, offset))
+            except KafkaException as error:
+                # Right after an assignment fetching has not begun, and cannot be moved.
+                if error.args[0].code() not in {_STATE, _TIMED_OUT} or time.monotonic() > deadline:
+                    raise Stop(
+                        f"{partition.topic}/{partition.partition} cannot be read from {offset}: "
+                        f"{error.args[0].str()}"
+                    ) from error
+                time.sleep(0.005)
+            else:
+                break
+        self._positions[partition] = offset
+        self._at_end.discard(partition)
+
+    def pause(self, partitions: Sequence[ports.TopicPartition]) -> None:
+        """Stop handing out records of these partitions."""
+        self._consumer.pause([self._theirs(p) for p in partitions])
+        self._paused.update(partitions)
+        self._at_end.difference_update(partitions)
+
+    def resume(self, partitions: Sequence[ports.TopicPartition]) -> None:
+        """Go on with these partitions."""
+        self._consumer.resume([self._theirs(p) for p in partitions])
+        self._paused.difference_update(partitions)
+
+    # ------------------------------------------------------------------- reading
+
+    def poll(self, max_records: int, timeout_s: float) -> list[Batch]:
+        """Give what has arrived within the time-out, one batch a run of one partition."""
+        messages: list[Any] = self._consumer.consume(max_records, timeout_s)
+        if not messages:
+            return []
+        # Every comprehension here is one pass in C over the messages.
+        errors = list(map(Message.error, messages))
+        if any(errors):
+            return self._poll_with_errors(messages, errors)
+        return self._batches(messages)
+
+    def _batches(self, messages: list[Any]) -> list[Batch]:
+        places: Any = zip(
+            map(Message.topic, messages), map(Message.partition, messages), strict=True
+        )
+        batches, start = [], 0
+        for (name, number), run in groupby(places):
+            stop = start + sum(1 for _ in run)
+            part = messages[start:stop] if stop - start < len(messages) else messages
+            start = stop
+            partition = ports.TopicPartition(name[len(self._prefix) :], number)
+            offsets: list[Any] = list(map(Message.offset, part))
+            self._positions[partition] = offsets[-1] + 1
+            self._at_end.discard(partition)
+            batches.append(
+                Batch(
+                    topic=partition.topic,
+                    partition=number,
+                    offsets=offsets,
+                    timestamps_ms=[stamp for _, stamp in map(Message.timestamp, part)],
+                    keys=list(map(Message.key, part)),
+                    values=list(map(Message.value, part)),
+                    headers=[headers or () for headers in map(_headers, part)],
+                )
+            )
+        return batches
+
+    def _poll_with_errors(
+        self, messages: list[Any], errors: list[KafkaError | None]
+    ) -> list[Batch]:
+        """Take the records between the errors, which stand at their place in the order."""
+        batches: list[Batch] = []
+        start = 0
+        for index, error in enumerate(errors):
+            if error is not None:
+                if start < index:
+                    batches += self._batches(messages[start:index])
+                self._judge(error, messages[index])
+                start = index + 1
+        if start < len(messages):
+            batches += self._batches(messages[start:])
+        return batches
+
+    def _judge(self, error: KafkaError, message: Any) -> None:
+        code = error.code()
+        if code == _EOF:
+            partition = ports.TopicPartition(
+                message.topic()[len(self._prefix) :], message.partition()
+            )
+            if partition in self._positions and partition not in self._paused:
+                self._positions[partition] = max(self._positions[partition], message.offset())
+                self._at_end.add(partition)
+        elif code == _RESET:
+            raise Stop(f"records were deleted before they were read: {error.str()}")
+        elif code in _MISSING:
+            raise Misconfigured(f"Kafka refuses {message.topic() or 'to be read'}: {error.str()}")
+        elif code == _FATAL:
+            # Nothing else is fatal for a consumer; the cause is only in the text.
+            raise Fenced(
+                f"another process has taken the place of {self._instance} in its group "
+                f"({error.str()}); give this one another --ordinal"
+            )
+        else:
+            # librdkafka goes on by itself; what it cannot mend shows as no progress.
+            _log.warning("reading from Kafka", error=error.str())
+
+    # ------------------------------------------------------------------- asking
+
+    def at_end(self, partition: ports.TopicPartition) -> bool:
+        """Say whether everything readable of the partition has been handed out."""
+        return partition in self._at_end
+
+    def position(self, partition: ports.TopicPartition) -> int:
+        """Give the offset to be handed out next."""
+        return self._positions[partition]
+
+    def lag(self, partition: ports.TopicPartition) -> int:
+        """Give the number of offsets up to the last stable one that was seen."""
+        known = self._consumer.get_watermark_offsets(self._theirs(partition), cached=True)
+        return 0 if known is None else max(0, known[1] - self._positions.get(partition, known[1]))
+
+    def committed(
+        self, partitions: Sequence[ports.TopicPartition]
+    ) -> dict[ports.TopicPartition, Position]:
+        """Give the group's committed positions; partitions without one are absent."""
+        try:
+            found = self._consumer.committed([self._theirs(p) for p in partitions], _PENDING_S)
+        except KafkaException as error:
+            if error.args[0].retriable() or error.args[0].code() == _TIMED_OUT:
+                raise OffsetsPending(error.args[0].str()) from error
+            raise BrokerUnavailable(f"no committed offsets: {error.args[0].str()}") from error
+        if pending := next((p.error for p in found if p.error is not None), None):
+            raise OffsetsPending(pending.str())
+        return {self._ours(p): Position(p.offset, p.metadata or "") for p in found if p.offset >= 0}
+
+    def bounds(self, partition: ports.TopicPartition) -> tuple[int, int]:
+        """Give the first offset and the read-uncommitted end offset."""
+        return self._bounds(partition)
+
+    def group_metadata(self) -> Any:
+        """Give what fences this member's commits, as of now."""
+        metadata = self._consumer.consumer_group_metadata()
+        # The broker takes offsets of generation -1 from anybody.
+        if metadata is None or _GENERATION.unpack_from(metadata, 7)[0] < 0:
+            raise TransactionAborted("this process is no member of its group")
+        return metadata
+
+    def close(self) -> None:
+        """Leave the group; a static member keeps its place until its session is over."""
+        if self._made is not None:
+            self._made.close()
+            self._made = None
+
+    @property
+    def _consumer(self) -> Consumer:
+        """The client, made when it is first used: its properties depend on the use."""
+        if self._made is None:
+            self._made = Consumer(self._properties)
+        return self._made
+
+    def _theirs(self, partition: ports.TopicPartition, offset: int = -1001) -> TopicPartition:
+        return TopicPartition(self._prefix + partition.topic, partition.partition, offset)
+
+    def _ours(self, partition: TopicPartition) -> ports.TopicPartition:
+        return ports.TopicPartition(partition.topic[len(self._prefix) :], partition.partition)
