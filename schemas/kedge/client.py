@@ -113,6 +113,7 @@ class Client:
         self._max_wait_s = max_wait_s
         self._on_error = on_error
         self._lock = threading.Lock()
+        self._accepted = 0
         self._delivered = 0
         self._lost = 0
         self._reported = 0
@@ -271,7 +272,9 @@ class Client:
     @property
     def waiting(self) -> int:
         """Number of events accepted whose fate is not known yet."""
-        return len(self._producer)
+        # Not the producer's length: that counts its pending log lines, too.
+        with self._lock:
+            return self._accepted - self._delivered - self._lost
 
     def flush(self, timeout: float = 30.0) -> None:
         """Wait until the fate of every event is known.
@@ -283,9 +286,9 @@ class Client:
         BrokerUnavailable
             After ``timeout`` seconds some still wait; they stay in the queue.
         """
-        waiting = self._producer.flush(timeout)
+        self._producer.flush(timeout)
         self._report()
-        if waiting:
+        if waiting := self.waiting:
             raise BrokerUnavailable(
                 f"{waiting} events still wait for Kafka at {self._servers}"
                 f"{': ' + self._last_error if self._last_error else ''}"
@@ -302,7 +305,8 @@ class Client:
         if self._closed:
             return
         self._closed = True
-        if self._producer.flush(timeout):
+        self._producer.flush(timeout)
+        if self.waiting:
             self._producer.purge()
             self._producer.flush(1.0)
         self._report()
@@ -344,20 +348,32 @@ class Client:
         if not key:
             raise DeadLetter("bad-key", f"{event_id!r} has no request id before its `#`")
         deadline = time.monotonic() + (self._max_wait_s if block else 0.0)
+        self._count_accepted(1)
+        try:
+            self._produce(topic, key, value, deadline)
+        except BaseException:
+            self._count_accepted(-1)
+            raise
+        self._producer.poll(0)
+
+    def _produce(self, topic: str, key: str, value: bytes, deadline: float) -> None:
+        name = self._prefix + topic
         while True:
             try:
-                self._producer.produce(self._prefix + topic, value, key, on_delivery=self._delivery)
+                self._producer.produce(name, value, key, on_delivery=self._delivery)
             except BufferError:
                 if time.monotonic() >= deadline:
-                    raise QueueFull(
-                        f"{len(self._producer)} events wait for Kafka at {self._servers}"
-                    ) from None
+                    waiting = self.waiting - 1  # without this one
+                    raise QueueFull(f"{waiting} events wait for Kafka at {self._servers}") from None
                 self._producer.poll(_POLL_S)
             except KafkaException as error:
                 raise _refused(error.args[0]) from error
             else:
-                self._producer.poll(0)
                 return
+
+    def _count_accepted(self, events: int) -> None:
+        with self._lock:
+            self._accepted += events
 
     def _delivery(self, error: KafkaError | None, message: Any) -> None:
         if error is None:

@@ -106,7 +106,7 @@ class Measure(Contract):
 
     name: str
     feature: str | None = None
-    value: float | None
+    value: float | None = None
     low: float | None = None
     high: float | None = None
     n: int

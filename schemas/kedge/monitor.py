@@ -12,11 +12,13 @@ from datetime import timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -71,12 +73,21 @@ def format_duration(value: timedelta) -> str:
     return f"{ms}ms"
 
 
+def _positive(value: timedelta) -> timedelta:
+    if not value:
+        raise ValueError("expected a duration longer than 0s")
+    return value
+
+
 Duration = Annotated[
     timedelta,
-    BeforeValidator(parse_duration, json_schema_input_type=str),
+    BeforeValidator(parse_duration),
     PlainSerializer(format_duration, return_type=str),
-    Field(ge=timedelta(0)),
+    WithJsonSchema(
+        {"type": "string", "pattern": f"^({_DURATION.pattern})+$", "examples": ["500ms", "1h 30m"]}
+    ),
 ]
+PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
 
 
 class Declaration(BaseModel):
@@ -87,10 +98,17 @@ class Declaration(BaseModel):
     )
 
 
+FeatureType = Literal["numeric", "categorical", "boolean"]
+
+
 class Feature(Declaration):
     """The declared type of a feature; ``boolean`` is counted as a category."""
 
-    type: Literal["numeric", "categorical", "boolean"]
+    type: FeatureType
+
+
+#: How a feature may be written: ``age = "numeric"`` for ``age = { type = "numeric" }``.
+FeatureInput = FeatureType | Feature
 
 
 def _feature(value: object) -> object:
@@ -100,7 +118,7 @@ def _feature(value: object) -> object:
 class Windows(Declaration):
     """Event-time panes and the windows made of them (``scales`` in panes)."""
 
-    pane: Annotated[Duration, Field(gt=timedelta(0))] = timedelta(minutes=5)
+    pane: PositiveDuration = timedelta(minutes=5)
     scales: list[Annotated[int, Field(ge=1, le=64)]] = [1, 2, 4, 8]
     grace: Duration = timedelta(seconds=5)
 
@@ -210,7 +228,9 @@ class Monitor(Declaration, Event):
     positive: Scalar | None = None
     label_horizon: Duration = timedelta(days=1)
     outcome_wait: Duration = timedelta(minutes=10)
-    features: dict[Name, Annotated[Feature, BeforeValidator(_feature)]] = Field(min_length=1)
+    features: dict[
+        Name, Annotated[Feature, BeforeValidator(_feature, json_schema_input_type=FeatureInput)]
+    ] = Field(min_length=1)
     labelled: bool = True
     windows: Windows = Windows()
     reference: ReferenceSource = ReferenceSource()

@@ -68,14 +68,14 @@ def test_a_good_monitor_is_read(tmp_path: Path) -> None:
         ),
         (
             GOOD.replace('"1h"', '"0s"'),
-            ["monitor.toml:12: windows.pane: expected a duration longer than 0s (got '0s')"],
+            ["monitor.toml:12: windows.pane: expected a duration longer than 0s"],
         ),
         (
             GOOD.replace('"1h"', "10"),
             [
                 (
-                    'monitor.toml:12: windows.pane: 10 is no duration; write it like "500ms", "2s", '
-                    '"10m", "1h" or "1d"'
+                    "monitor.toml:12: windows.pane: 10 is no duration; write it like "
+                    '"500ms", "2s", "10m", "1h" or "1d"'
                 )
             ],
         ),
