@@ -80,7 +80,9 @@ class FeatureReference(Contract):
     Numeric: ``counts[i]`` is the number of values in ``(cuts[i-1], cuts[i]]``,
     ``len(counts) == len(cuts) + 1``.  Categorical: ``counts[i]`` belongs to
     ``categories[i]`` (top categories, most frequent first), followed by one
-    count for all other known categories; ``others`` lists those.
+    count for all other known categories; ``others`` lists those.  ``below`` and
+    ``above`` count values beyond ``min`` and ``max``, which are zero unless the
+    range was fixed before the rows were counted (learnt references).
     """
 
     kind: Literal["numeric", "categorical"]
@@ -93,6 +95,8 @@ class FeatureReference(Contract):
     nan: int = 0
     inf: int = 0
     type_error: int = 0
+    below: int = 0
+    above: int = 0
     min: float | None = None
     max: float | None = None
     f1: int = 0

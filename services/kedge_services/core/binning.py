@@ -20,7 +20,14 @@ from kedge.base import Scalar, label_text
 from kedge.panes import FeatureReference, Reference
 from kedge_services.core.deltas import DriftDelta, FeatureCounts
 
-__all__ = ["Binner", "FeatureBinner", "bin_values", "output_label", "output_score"]
+__all__ = [
+    "Binner",
+    "FeatureBinner",
+    "bin_values",
+    "finite_numbers",
+    "output_label",
+    "output_score",
+]
 
 Values = Sequence[Scalar | None] | NDArray[np.float64]
 
@@ -74,8 +81,8 @@ class FeatureBinner:
     def _count_numbers(self, values: Values, cuts: NDArray[np.float64]) -> FeatureCounts:
         array, null, type_error, too_large = _numbers(values)
         finite = array[np.isfinite(array)]
-        not_numbers = int(np.isnan(array).sum())
         finite.sort()
+        not_numbers = int(np.isnan(array).sum())
         # C_i = #{v <= c_i}: exact integers, whatever the order of the values.
         cumulative = finite.searchsorted(cuts, side="right")
         bins = np.diff(cumulative, prepend=0, append=finite.size).astype(np.int64)
@@ -165,6 +172,14 @@ def bin_values(reference: FeatureReference, values: Values) -> FeatureCounts:
     ([1, 1, 1], 1, 1, 1)
     """
     return FeatureBinner(reference).count(values)
+
+
+def finite_numbers(values: Values) -> NDArray[np.float64]:
+    """Give the numbers that have a bin, sorted."""
+    array, *_ = _numbers(values)
+    finite = array[np.isfinite(array)]
+    finite.sort()
+    return finite
 
 
 def output_label(output: Mapping[str, Any] | None) -> Scalar | None:
