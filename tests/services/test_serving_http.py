@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,8 @@ import pytest
 
 from kedge import Artefact, FeatureColumn, ModelVersion, Monitor, Output, Prediction
 from kedge.base import Scalar
-from kedge.errors import Misconfigured, QueueFull
+from kedge.errors import QueueFull, UsageError
+from kedge_services.runtime import metrics as m
 from kedge_services.serving.http import LARGEST_BODY, HttpServer, make_app
 from kedge_services.serving.models import Models
 from kedge_services.serving.scorer import Outbox, Scorer
@@ -49,7 +51,6 @@ class Sent:
     def __init__(self) -> None:
         self.events: list[Prediction] = []
         self.room: int | None = None
-        self.lost = 0
 
     def predict_many(self, predictions: Iterable[Prediction], *, block: bool = True) -> int:
         assert not block
@@ -81,7 +82,7 @@ class World:
 
     predictors: dict[str, Plus]
     sent: Sent
-    outbox: Outbox
+    metrics: m.Metrics
     models: Models
     scorer: Scorer
     client: httpx.Client
@@ -103,43 +104,31 @@ class World:
         assert not self.follower.is_alive()
 
 
-def make_world(max_pending: int = 100) -> tuple[World, HttpServer]:
+@contextlib.contextmanager
+def running(max_pending: int) -> Iterator[World]:
     predictors = {f"k{i}": Plus(i * 1_000) for i in range(10)}
-
-    def load(version: ModelVersion) -> Plus:
-        if version.artefact is None:
-            raise OSError("no artefact")
-        return predictors[version.version]
-
-    sent, models, stop = Sent(), Models(load), threading.Event()
-    outbox = Outbox(sent)
+    sent, stop, metrics = Sent(), threading.Event(), m.Metrics("serving")
+    models = Models(lambda version: predictors[version.version])
     scorer = Scorer(
-        models, {"n": MONITOR}.get, outbox, clock=lambda: 77, max_pending=max_pending
+        models, {"n": MONITOR}.get, Outbox(sent, metrics), metrics,
+        clock=lambda: 77, max_pending=max_pending,
     )  # fmt: skip
     world: World
-    app = make_app(scorer, is_ready=lambda: world.is_ready, max_pending=max_pending)
-    server = HttpServer(app, "127.0.0.1", 0)
-    server.start()
-    client = httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=10)
+    app = make_app(scorer, metrics, is_ready=lambda: world.is_ready, max_pending=max_pending)
     follower = threading.Thread(target=scorer.follow, args=(stop,))
     follower.start()
-    world = World(predictors, sent, outbox, models, scorer, client, stop, follower)
-    return world, server
+    with HttpServer(app, "127.0.0.1", 0) as server:
+        client = httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=10)
+        with client:
+            world = World(predictors, sent, metrics, models, scorer, client, stop, follower)
+            yield world
+    world.finish()
 
 
 @pytest.fixture
 def make() -> Iterator[Callable[[int], World]]:
-    running: list[tuple[World, HttpServer]] = []
-
-    def made(max_pending: int) -> World:
-        running.append(make_world(max_pending))
-        return running[-1][0]
-
-    yield made
-    for world, server in running:
-        world.client.close()
-        server.stop()
-        world.finish()
+    with contextlib.ExitStack() as stack:
+        yield lambda max_pending: stack.enter_context(running(max_pending))
 
 
 @pytest.fixture
@@ -260,13 +249,15 @@ def test_beyond_its_queue_the_server_says_503_and_when_to_come_back(
     assert refused.status_code == 503
     assert refused.headers["retry-after"] == "1"
     assert world.infer(1).status_code == 200
+    assert world.metrics.value(m.HTTP_REQUESTS, code="503") == 1
+    assert world.metrics.value(m.HTTP_REQUESTS, code="200") == 2
 
 
 def test_answers_go_on_when_kafka_takes_no_more_and_losses_are_counted(world: World) -> None:
     world.sent.room = 1
     world.champion("k1", 3)
     assert world.infer(1, 2, 3).status_code == 200
-    assert world.outbox.unsent == 2
+    assert world.metrics.value(m.UNSENT) == 2
 
 
 def test_errors_are_sentences_with_the_right_status(world: World) -> None:
@@ -327,13 +318,9 @@ def test_a_client_need_not_change_its_columns_when_a_version_wants_fewer(world: 
 
 def test_a_port_that_is_taken_is_a_sentence() -> None:
     scorer: Any = None
-    app = make_app(scorer, is_ready=lambda: True, max_pending=1)
-    first = HttpServer(app, "127.0.0.1", 0)
-    first.start()
-    try:
-        # The first one listens by the time it answers.
+    app = make_app(scorer, m.Metrics("serving"), is_ready=lambda: True, max_pending=1)
+    with HttpServer(app, "127.0.0.1", 0) as first:
+        # It listens by the time it answers.
         httpx.get(f"http://127.0.0.1:{first.port}/v2/health/live", timeout=10)
-        with pytest.raises(Misconfigured, match=f"cannot listen on 127.0.0.1:{first.port}"):
+        with pytest.raises(UsageError, match=f"port {first.port} on 127.0.0.1 cannot be used"):
             HttpServer(app, "127.0.0.1", first.port)
-    finally:
-        first.stop()

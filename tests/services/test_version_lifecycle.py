@@ -21,7 +21,7 @@ from kedge_services.runtime.artefacts import ArtefactStore
 from kedge_services.runtime.loop import Loop
 from kedge_services.runtime.memory import Crash, ManualClock, MemoryBroker, Step
 from kedge_services.runtime.settings import Settings
-from kedge_services.serving.service import Serving
+from kedge_services.serving.service import make as make_serving
 
 STEPS: tuple[Step, ...] = ("begin", "produce", "send_offsets", "commit", "committed")
 SCHEMA = [FeatureColumn(name="x", type="numeric")]
@@ -71,8 +71,8 @@ class World:
         self.loops = {name: self.loop(name) for name in ("registry", "serving")}
 
     def loop(self, name: str) -> Loop:
-        service = make_registry if name == "registry" else lambda s: Serving(s).service
-        return Loop(service(self.settings), self.broker, self.settings, self.clock)
+        make = make_registry if name == "registry" else make_serving
+        return Loop(make(self.settings), self.broker, self.settings, self.clock)
 
     def send(self, topic: str, key: str, event: Event) -> None:
         self.broker.append(topic, key.encode(), encode(event))

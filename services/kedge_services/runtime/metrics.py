@@ -65,6 +65,30 @@ OVER_LIMIT = Metric(
     "Partitions of which lately more records than the limit could not be processed.",
 )
 
+HTTP_REQUESTS = Metric(
+    "kedge_http_requests_total", "counter", "Requests answered by HTTP, by status.", ("code",)
+)
+HTTP_SECONDS = Metric("kedge_http_seconds", "histogram", "From an HTTP request to its answer.")
+UNSENT = Metric(
+    "kedge_unsent_predictions_total",
+    "counter",
+    "Predictions answered by HTTP that Kafka did not get.",
+)
+SKIPPED_SHADOWS = Metric(
+    "kedge_skipped_shadow_predictions_total",
+    "counter",
+    "Shadow predictions not made: too many waited, or the version failed.",
+)
+UNLOADED = Metric(
+    "kedge_unloaded_versions", "gauge", "Versions that should predict and cannot be loaded."
+)
+NOTIFICATIONS = Metric(
+    "kedge_notifications_total",
+    "counter",
+    "Notifications by what became of them: delivered, or put aside as undeliverable.",
+    ("result",),
+)
+
 CATALOGUE: tuple[Metric, ...] = (
     CONSUMED,
     PRODUCED,
@@ -78,6 +102,11 @@ CATALOGUE: tuple[Metric, ...] = (
     LAG,
     TASKS,
     OVER_LIMIT,
+    HTTP_REQUESTS,
+    HTTP_SECONDS,
+    UNSENT,
+    SKIPPED_SHADOWS,
+    UNLOADED,
 )
 
 _KINDS = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}

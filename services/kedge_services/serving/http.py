@@ -7,14 +7,17 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import kedge
-from kedge.errors import DeadLetter, Misconfigured
+from kedge.errors import DeadLetter, UsageError
+from kedge_services.runtime.metrics import HTTP_REQUESTS, Metrics
 from kedge_services.serving.scorer import NoChampion, Scorer, UnknownModel, VersionFailed
 
 __all__ = ["HttpServer", "make_app"]
@@ -26,7 +29,9 @@ WORKERS = 2
 _STATUS = {UnknownModel: 404, NoChampion: 503, VersionFailed: 500}
 
 
-def make_app(scorer: Scorer, *, is_ready: Callable[[], bool], max_pending: int) -> FastAPI:
+def make_app(
+    scorer: Scorer, metrics: Metrics, *, is_ready: Callable[[], bool], max_pending: int
+) -> FastAPI:
     """Make the web application.
 
     Parameters
@@ -47,7 +52,24 @@ def make_app(scorer: Scorer, *, is_ready: Callable[[], bool], max_pending: int) 
     app.add_exception_handler(DeadLetter, _refused)
     for kind in _STATUS:
         app.add_exception_handler(kind, _unanswered)
+    app.add_middleware(_Counted, metrics=metrics)
     return app
+
+
+class _Counted:
+    """Counts answers by status; plain ASGI, because Starlette's own way costs a task each."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._metrics.add(HTTP_REQUESTS, code=str(message["status"]))
+            await send(message)
+
+        await self._app(scope, receive, counted)
 
 
 class _Api:
@@ -119,7 +141,7 @@ class HttpServer:
 
     Raises
     ------
-    Misconfigured
+    UsageError
         The port is taken.
     """
 
@@ -131,7 +153,7 @@ class HttpServer:
             self._socket.bind((host, port))
         except OSError as error:
             self._socket.close()
-            raise Misconfigured(f"serving cannot listen on {host}:{port}: {error}") from error
+            raise UsageError(f"port {port} on {host} cannot be used: {error.strerror}") from error
         self.host, self.port = host, int(self._socket.getsockname()[1])
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5
@@ -139,20 +161,25 @@ class HttpServer:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
-    def start(self) -> None:
+    def __enter__(self) -> Self:
         """Begin to answer."""
         self._thread.start()
+        return self
 
     @property
     def is_alive(self) -> bool:
         """Say whether it runs."""
         return self._thread.is_alive()
 
-    def stop(self) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Finish the requests at hand and stop."""
         self._server.should_exit = True
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._thread.join()
         self._socket.close()
 
     def _run(self) -> None:

@@ -81,6 +81,11 @@ class Models:
         with self._changed:
             return not self._pending
 
+    @property
+    def unloaded(self) -> int:
+        """Number of versions that should predict and cannot be loaded."""
+        return sum(len(lineup.missing) for lineup in list(self._lineups.values()))
+
     def settle(self) -> None:
         """Load what was noted up to now, or wait until it is loaded."""
         # Whoever holds the lock loads; the others find nothing left to do.

@@ -17,6 +17,7 @@ from kedge import Monitor, Prediction
 from kedge.errors import DeadLetter, KedgeError, QueueFull
 from kedge_services.core.answers import encode_outputs, metadata
 from kedge_services.core.tensors import Kind, decode_request
+from kedge_services.runtime import metrics as m
 from kedge_services.runtime.ports import Clock
 from kedge_services.serving.models import Lineup, Loaded, Models
 from kedge_services.serving.scoring import Rows, no_champion, predict, predictions
@@ -42,10 +43,6 @@ class VersionFailed(RuntimeError):
 class Sender(Protocol):
     """What the outbox needs of :class:`kedge.client.Client`."""
 
-    @property
-    def lost(self) -> int:
-        """Give the number of events the broker did not take."""
-
     def predict_many(self, predictions: Iterable[Prediction], *, block: bool = True) -> int:
         """Queue predictions; raises QueueFull."""
 
@@ -59,30 +56,23 @@ class Sender(Protocol):
 class Outbox:
     """Predictions on their way to Kafka; an answer never waits for it.
 
-    ``unsent`` counts those that were given up: no room in the queue, or not
-    taken by the broker.
+    Those for which there is no room are counted as unsent, like those that the
+    client reports as lost later.
     """
 
-    def __init__(self, client: Sender) -> None:
+    def __init__(self, client: Sender, metrics: m.Metrics) -> None:
         self._client = client
-        self._refused = 0
-
-    @property
-    def unsent(self) -> int:
-        """Number of predictions that Kafka did not get."""
-        return self._refused + self._client.lost
+        self._metrics = metrics
 
     def send(self, events: Iterable[Prediction]) -> None:
         """Hand over the predictions of a request."""
         batch = list(events)
         try:
             self._client.predict_many(batch, block=False)
-        except QueueFull as full:
-            self._refused += len(batch) - full.sent
-            _log.warning("predictions are lost, Kafka takes no more", lost=len(batch) - full.sent)
         except KedgeError as error:
-            self._refused += len(batch)
-            _log.error("predictions are lost", lost=len(batch), error=str(error))
+            lost = len(batch) - (error.sent if isinstance(error, QueueFull) else 0)
+            self._metrics.add(m.UNSENT, lost)
+            _log.warning("predictions are lost", lost=lost, error=str(error))
 
     def poll(self) -> None:
         """Take note of what was delivered; losses are logged by the client."""
@@ -109,8 +99,7 @@ class Scorer:
     Parameters
     ----------
     max_pending
-        Requests whose shadows may wait; beyond, shadows are skipped and
-        counted in ``skipped``.
+        Requests whose shadows may wait; beyond, shadows are skipped and counted.
     """
 
     def __init__(
@@ -118,6 +107,7 @@ class Scorer:
         models: Models,
         monitor_of: Callable[[str], Monitor | None],
         outbox: Outbox,
+        metrics: m.Metrics,
         *,
         clock: Clock,
         max_pending: int,
@@ -125,9 +115,9 @@ class Scorer:
         self._models = models
         self._monitor_of = monitor_of
         self._outbox = outbox
+        self._metrics = metrics
         self._clock = clock
         self._follow_ups: queue.Queue[_FollowUp] = queue.Queue(max_pending)
-        self.skipped = 0
 
     def infer(self, model: str, body: bytes) -> dict[str, Any]:
         """Answer a request with the champion and see to everything else.
@@ -151,6 +141,7 @@ class Scorer:
             raise VersionFailed(error.detail) from error
         tensors = encode_outputs(outputs, champion.version.classes, found.outputs)
         latency_ms = (time.perf_counter() - started) * 1_000
+        self._metrics.observe(m.HTTP_SECONDS, latency_ms / 1_000)
         self._outbox.send(
             predictions(request, champion, outputs, role="champion", latency_ms=latency_ms)
         )
@@ -158,7 +149,7 @@ class Scorer:
             try:
                 self._follow_ups.put_nowait(_FollowUp(request, lineup.shadows))
             except queue.Full:
-                self.skipped += len(request.rows) * len(lineup.shadows)
+                self._metrics.add(m.SKIPPED_SHADOWS, len(request.rows) * len(lineup.shadows))
         return {
             "model_name": model,
             "model_version": champion.version.version,
@@ -221,7 +212,7 @@ class Scorer:
                 try:
                     outputs = predict(shadow, work.request.rows)
                 except DeadLetter as error:
-                    self.skipped += len(work.request.rows)
+                    self._metrics.add(m.SKIPPED_SHADOWS, len(work.request.rows))
                     _log.warning("a shadow fails", model=work.request.model, detail=error.detail)
                     continue
                 latency_ms = (time.perf_counter() - started) * 1_000

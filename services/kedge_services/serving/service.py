@@ -1,61 +1,33 @@
-"""Serving on Kafka, and by HTTP beside it."""
+"""Serving as a process: the topic, and HTTP beside it."""
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Callable, Iterator
 
-from kedge import ModelVersion
+import structlog
+
 from kedge.client import Client
-from kedge.errors import UnsafeArtefact
-from kedge_services.runtime.artefacts import ArtefactStore
-from kedge_services.runtime.formats import Predictor, load_predictor
-from kedge_services.runtime.ports import Service, Task, TaskContext
+from kedge_services.runtime import metrics as m
+from kedge_services.runtime.app import wall_clock
+from kedge_services.runtime.health import HealthServer, health_app
+from kedge_services.runtime.kafka import KafkaBackend
+from kedge_services.runtime.logs import configure_logs
+from kedge_services.runtime.loop import Loop
+from kedge_services.runtime.ports import Service
 from kedge_services.runtime.settings import Settings
-from kedge_services.runtime.tables import MonitorTable, VersionTable
 from kedge_services.serving.http import HttpServer, make_app
-from kedge_services.serving.models import Models, WatchedVersions
+from kedge_services.serving.parts import Serving
 from kedge_services.serving.scorer import Outbox, Scorer
-from kedge_services.serving.task import SERVICE, ServingTask
 
-__all__ = ["Serving", "make", "run"]
+__all__ = ["make", "run"]
 
-#: A request on the topic is answered when it is committed.
-COMMIT_INTERVAL_MS = 100
+#: A loop that has made no step for so long is stuck.
+STUCK_S = 60.0
 
-
-class Serving:
-    """The parts that the topic and HTTP share."""
-
-    def __init__(self, settings: Settings) -> None:
-        store = ArtefactStore(settings.artefacts)
-
-        def load(version: ModelVersion) -> Predictor:
-            if version.artefact is None:
-                raise UnsafeArtefact("it has no artefact, it is served elsewhere")
-            return load_predictor(version, store.get(version.artefact))
-
-        self.models = Models(load)
-        self.monitors = MonitorTable()
-        self._tables_read = threading.Event()
-        self.service = Service(
-            name=SERVICE,
-            inputs=("requests",),
-            tables=(self.monitors, WatchedVersions(VersionTable(), self.models)),
-            make_task=self._make_task,
-            changelog=False,
-            commit_interval_ms=COMMIT_INTERVAL_MS,
-        )
-
-    @property
-    def is_ready(self) -> bool:
-        """Say whether all versions are known and what could be loaded is loaded."""
-        return self._tables_read.is_set() and self.models.is_settled
-
-    def _make_task(self, context: TaskContext) -> Task:
-        # The loop makes no task before it has read the tables to their end.
-        self._tables_read.set()
-        return ServingTask(context, self.models, self.monitors.get)
+_log = structlog.get_logger(__name__)
 
 
 def make(settings: Settings) -> Service:
@@ -64,35 +36,67 @@ def make(settings: Settings) -> Service:
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
-    """Serve the topic and HTTP until ``stop`` is set."""
-    from kedge_services.runtime.app import run_service
+    """Serve the topic and HTTP until ``stop`` is set.
 
-    serving, limit = Serving(settings), settings.serving.max_pending
-    kafka = settings.kafka
+    Raises
+    ------
+    KedgeError
+        Going on is impossible; the message says why in one sentence.
+    """
+    serving = Serving(settings)
+    configure_logs(settings, serving.service.name)
+    metrics = m.Metrics(serving.service.name)
+    loop = Loop(serving.service, KafkaBackend(settings), settings, wall_clock, metrics)
+
+    def is_ready() -> bool:
+        # The loop is not, before it has read the tables to their end.
+        metrics.set(m.UNLOADED, serving.models.unloaded)
+        return loop.is_ready and serving.models.is_settled
+
+    def is_alive() -> bool:
+        return http.is_alive and time.monotonic() - loop.stepped_s < STUCK_S
+
     client = Client(
-        kafka.bootstrap_servers or "", prefix=settings.prefix, properties=kafka.properties
+        settings.kafka.bootstrap_servers or "",
+        prefix=settings.prefix,
+        properties=settings.kafka.properties,
+        on_error=lambda _: metrics.add(m.UNSENT),
     )
-    outbox = Outbox(client)
+    outbox = Outbox(client, metrics)
+    limit = settings.serving.max_pending
     scorer = Scorer(
-        serving.models, serving.monitors.get, outbox,
-        clock=lambda: time.time_ns() // 1_000_000, max_pending=limit,
-    )  # fmt: skip
-    app = make_app(scorer, is_ready=lambda: serving.is_ready, max_pending=limit)
-    server = HttpServer(app, settings.serving.host, settings.serving.port)
+        serving.models, serving.monitors.get, outbox, metrics, clock=wall_clock, max_pending=limit
+    )
+    app = make_app(scorer, metrics, is_ready=is_ready, max_pending=limit)
+    http = HttpServer(app, settings.serving.host, settings.serving.port)
+    health = health_app(metrics, is_alive=is_alive, is_ready=is_ready)
+    with (
+        contextlib.closing(outbox),
+        _beside(serving.models.run, wake=serving.models.wake),
+        _beside(scorer.follow),
+        http,
+        HealthServer(health, host=settings.host, port=settings.port) as server,
+    ):
+        _log.info(
+            "started",
+            http=f"http://{http.host}:{http.port}/v2",
+            health=f"http://{settings.host}:{server.port}",
+        )
+        loop.run(stop)
+    _log.info("stopped")
+
+
+@contextlib.contextmanager
+def _beside(
+    work: Callable[[threading.Event], None], wake: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Run ``work`` in a thread; it ends when its event is set and it was woken."""
     done = threading.Event()
-    beside = [
-        threading.Thread(target=serving.models.run, args=(done,), name="load"),
-        threading.Thread(target=scorer.follow, args=(done,), name="shadows"),
-    ]
-    for thread in beside:
-        thread.start()
-    server.start()
+    thread = threading.Thread(target=work, args=(done,), daemon=True)
+    thread.start()
     try:
-        run_service(serving.service, settings, stop)
+        yield
     finally:
-        server.stop()
         done.set()
-        serving.models.wake()
-        for thread in beside:
-            thread.join()
-        outbox.close()
+        wake()
+        thread.join()

@@ -1,0 +1,51 @@
+"""The parts that the topic and HTTP share."""
+
+from __future__ import annotations
+
+from kedge import ModelVersion
+from kedge.errors import UnsafeArtefact
+from kedge_services.runtime.artefacts import ArtefactStore
+from kedge_services.runtime.formats import Predictor, load_predictor
+from kedge_services.runtime.ports import Service, TaskContext
+from kedge_services.runtime.settings import Settings
+from kedge_services.runtime.tables import MonitorTable, VersionTable
+from kedge_services.serving.models import Models, WatchedVersions
+from kedge_services.serving.task import SERVICE, ServingTask
+
+__all__ = ["Serving"]
+
+#: A request on the topic is answered when it is committed.
+COMMIT_INTERVAL_MS = 100
+
+
+class Serving:
+    """Tables, models and the service that keeps them up.
+
+    Attributes
+    ----------
+    service
+        For the loop; it feeds the tables.
+    models, monitors
+        What the loop knows of the models' versions, and of the models.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._store = ArtefactStore(settings.artefacts)
+        self.models = Models(self._load)
+        self.monitors = MonitorTable()
+        self.service = Service(
+            name=SERVICE,
+            inputs=("requests",),
+            tables=(self.monitors, WatchedVersions(VersionTable(), self.models)),
+            make_task=self._make_task,
+            changelog=False,
+            commit_interval_ms=COMMIT_INTERVAL_MS,
+        )
+
+    def _load(self, version: ModelVersion) -> Predictor:
+        if version.artefact is None:
+            raise UnsafeArtefact("it has no artefact, it is served elsewhere")
+        return load_predictor(version, self._store.get(version.artefact))
+
+    def _make_task(self, context: TaskContext) -> ServingTask:
+        return ServingTask(context, self.models, self.monitors.get)
