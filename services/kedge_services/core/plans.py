@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kedge.base import Scalar, label_text
@@ -60,16 +61,16 @@ class Plan:
             wait_ms=monitor.outcome_wait_ms,
         )
 
-    @property
-    def kept_ms(self) -> int:
-        """How long after its event time a prediction may matter to the join."""
-        return self.horizon_ms + self.wait_ms if self.labelled else 0
-
     def accepts(self, label: Scalar) -> bool:
         """Say whether this is a label of the model: a declared class, or a finite number."""
         if not self.regression:
             return label_text(label) in self.classes
-        return type(label) in {int, float} and abs(label) < float("inf")  # type: ignore[arg-type]
+        if isinstance(label, bool | str):
+            return False
+        try:
+            return math.isfinite(label)
+        except OverflowError:
+            return False
 
     def refusal(self, label: Scalar) -> str:
         """Give the sentence for a label that is not accepted."""
@@ -103,17 +104,7 @@ class Plans:
             known = self._plans[id(monitor)] = (monitor, Plan.of(monitor))
         return known[1]
 
-    def between(self, model: str, times_ms: Sequence[int]) -> list[Plan]:
-        """Give the plan for every time; looks once when one plan holds for all of them.
-
-        Raises
-        ------
-        LookupError
-            The model has no monitor.
-        """
-        first, last = self.at(model, min(times_ms)), self.at(model, max(times_ms))
-        if first is None or last is None:
-            raise LookupError(model)
-        if first is last:
-            return [first] * len(times_ms)
-        return [plan for time_ms in times_ms if (plan := self.at(model, time_ms)) is not None]
+    def throughout(self, model: str, first_ms: int, last_ms: int) -> Plan | None:
+        """Give the one plan that holds from first to last; None when there are several or none."""
+        plan = self.at(model, first_ms)
+        return plan if plan is self.at(model, last_ms) else None

@@ -1,0 +1,307 @@
+"""Folds what was read between two commits into deltas.
+
+Rows are only collected while they are read and counted in columns when the
+deltas are taken, so that every feature of a pane is sorted and binned once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from heapq import nsmallest
+from typing import NamedTuple
+
+import msgspec
+
+from kedge.base import PaneKind, Scalar, label_text
+from kedge.panes import Reference
+from kedge_services.core.binning import FeatureBinner
+from kedge_services.core.decoding import ModelColumns, OutputRow, PredictionRow
+from kedge_services.core.deltas import (
+    FIXED_POINT,
+    LOSS_STEPS,
+    SAMPLE_ROWS,
+    Delta,
+    DriftDelta,
+    LabelsDelta,
+    LearningDelta,
+    PairDelta,
+    PerformanceDelta,
+)
+from kedge_services.core.entries import Held, Labelled, Pair
+from kedge_services.core.plans import Plan
+
+__all__ = ["Fold", "PaneDelta", "Series", "id_hash", "loss_steps"]
+
+#: Errors are clipped here: their squares and sums stay finite.
+_MAX_ERROR = 1e100
+#: Binners kept; references that came after so many were replaced long ago.
+_MAX_BINNERS = 1_000
+
+References = Callable[[str], Reference | None]
+"""Gives a reference by its id."""
+
+
+class Series(NamedTuple):
+    """What is followed over time."""
+
+    model: str
+    version: str
+    segment: str
+    reference_id: str
+
+
+class PaneDelta(NamedTuple):
+    """A delta and the pane it belongs to: ``[start_ms, end_ms)`` of a series."""
+
+    kind: PaneKind
+    series: Series
+    start_ms: int
+    end_ms: int
+    delta: Delta
+
+
+class _Slot(NamedTuple):
+    series: Series
+    start_ms: int
+    end_ms: int
+
+
+class _RowSlot(NamedTuple):
+    """Where rows are collected; plan and columns are compared by identity."""
+
+    plan: Plan
+    columns: ModelColumns
+    version: str
+    reference_id: str
+    start_ms: int
+
+
+@dataclass(slots=True)
+class Fold:
+    """What this source partition adds to its panes, since the last :meth:`take`.
+
+    Attributes
+    ----------
+    references
+        Gives a reference by its id; rows are counted on its bins.
+    after_cell
+        Number of first labels left out since the last :meth:`take`, because
+        their cell was closed.
+    """
+
+    references: References
+    after_cell: int = 0
+    _rows: dict[_RowSlot, list[PredictionRow]] = field(default_factory=dict)
+    _performance: dict[_Slot, PerformanceDelta] = field(default_factory=dict)
+    _labels: dict[_Slot, LabelsDelta] = field(default_factory=dict)
+    _pairs: dict[tuple[_Slot, str], PairDelta] = field(default_factory=dict)
+    _binners: dict[tuple[int, int], tuple[Reference, Plan, _Bins]] = field(default_factory=dict)
+
+    def row(self, plan: Plan, columns: ModelColumns, row: PredictionRow, reference_id: str) -> None:
+        """Take a prediction into its drift pane; without reference into its learning sample."""
+        start_ms = row.event_time_ms - row.event_time_ms % plan.pane_ms
+        slot = _RowSlot(plan, columns, row.version, reference_id, start_ms)
+        rows = self._rows.get(slot)
+        if rows is None:
+            self._rows[slot] = [row]
+        else:
+            rows.append(row)
+
+    def predicted(self, held: Held) -> None:
+        """Count a prediction of a labelled model in its performance pane and segments."""
+        for delta in self._performance_of(held):
+            delta.predicted += 1
+
+    def labelled(self, held: Held, labelled: Labelled, sign: int) -> None:
+        """Put a label into its prediction's performance pane, or take it out (sign -1)."""
+        for delta in self._performance_of(held):
+            delta.labelled += sign
+            if isinstance(held.predicted, float):
+                error = absolute_error(held.predicted, labelled)
+                delta.absolute_error += sign * _fixed(error)
+                delta.squared_error += sign * _fixed(error * error)
+            elif held.predicted is not None:
+                row = delta.confusion.setdefault(labelled.text, {})
+                row[held.predicted] = row.get(held.predicted, 0) + sign
+
+    def first_label(self, held: Held, labelled: Labelled, closed_ms: int) -> None:
+        """Put a prediction's first label into its cell, if that is not behind ``closed_ms``."""
+        if held.predicted is None:
+            return
+        time_ms = max(held.time_ms, labelled.time_ms)
+        start_ms = time_ms - time_ms % held.cell_ms
+        end_ms = start_ms + held.cell_ms
+        if end_ms <= closed_ms:
+            self.after_cell += 1
+            return
+        series = Series(held.model, held.version, "", held.reference_id)
+        slot = _Slot(series, start_ms, end_ms)
+        delta = self._labels.get(slot)
+        if delta is None:
+            delta = self._labels[slot] = LabelsDelta()
+        delta.labelled += 1
+        if isinstance(held.predicted, float):
+            delta.loss += _fixed(absolute_error(held.predicted, labelled))
+        elif held.predicted != labelled.text:
+            delta.loss += FIXED_POINT
+
+    def pair(self, pair: Pair, champion_label: Labelled, shadow_label: Labelled, sign: int) -> None:
+        """Put a pair's loss difference into its histogram, or take it out (sign -1)."""
+        champion, shadow = pair
+        scale = _loss_scale(self.references(champion.reference_id))
+        mine, theirs = (
+            loss_steps(champion, champion_label, scale),
+            loss_steps(shadow, shadow_label, scale),
+        )
+        if mine is None or theirs is None:
+            return
+        start_ms = champion.time_ms - champion.time_ms % champion.pane_ms
+        series = Series(shadow.model, shadow.version, "", shadow.reference_id)
+        key = (_Slot(series, start_ms, start_ms + champion.pane_ms), champion.version)
+        delta = self._pairs.get(key)
+        if delta is None:
+            delta = self._pairs[key] = PairDelta(champion.version)
+        delta.differences[mine - theirs] = delta.differences.get(mine - theirs, 0) + sign
+
+    def take(self) -> list[PaneDelta]:
+        """Give the deltas and begin anew."""
+        deltas = [self._count(slot, rows) for slot, rows in self._rows.items()]
+        deltas += [PaneDelta("performance", *s, d) for s, d in self._performance.items()]
+        deltas += [PaneDelta("labels", *s, d) for s, d in self._labels.items()]
+        deltas += [PaneDelta("pair", *s, d) for (s, _), d in self._pairs.items()]
+        self.after_cell = 0
+        for pending in (self._rows, self._performance, self._labels, self._pairs):
+            pending.clear()
+        return deltas
+
+    def _performance_of(self, held: Held) -> list[PerformanceDelta]:
+        start_ms = held.time_ms - held.time_ms % held.pane_ms
+        end_ms = start_ms + held.pane_ms
+        segments = [""]
+        segments += [f"{name}={label_text(value)}" for name, value in held.segments.items()]
+        found: list[PerformanceDelta] = []
+        for segment in segments:
+            series = Series(held.model, held.version, segment, held.reference_id)
+            slot = _Slot(series, start_ms, end_ms)
+            delta = self._performance.get(slot)
+            if delta is None:
+                delta = self._performance[slot] = PerformanceDelta()
+            found.append(delta)
+        return found
+
+    def _count(self, slot: _RowSlot, rows: Sequence[PredictionRow]) -> PaneDelta:
+        series = Series(slot.plan.model, slot.version, "", slot.reference_id)
+        end_ms = slot.start_ms + slot.plan.pane_ms
+        reference = self.references(slot.reference_id) if slot.reference_id else None
+        if reference is None:
+            series = series._replace(reference_id="")
+            learning = _learn(slot, rows)
+            return PaneDelta("learning", series, slot.start_ms, end_ms, learning)
+        drift = self._bins(reference, slot.plan).count(slot.columns, rows)
+        return PaneDelta("drift", series, slot.start_ms, end_ms, drift)
+
+    def _bins(self, reference: Reference, plan: Plan) -> _Bins:
+        key = (id(reference), id(plan))
+        known = self._binners.get(key)
+        if known is None:
+            if len(self._binners) >= _MAX_BINNERS:
+                self._binners.clear()
+            # Both are kept beside the binner, so that their ids stay taken.
+            known = self._binners[key] = (reference, plan, _Bins(reference, plan.features))
+        return known[2]
+
+
+class _Bins:
+    """The bins of the features that both the reference and the monitor have."""
+
+    __slots__ = ("_features", "_prediction", "_score")
+
+    def __init__(self, reference: Reference, declared: Sequence[str]) -> None:
+        self._features = {
+            name: FeatureBinner(reference.features[name])
+            for name in declared
+            if name in reference.features
+        }
+        answer, score = reference.prediction, reference.score
+        self._prediction = None if answer is None else FeatureBinner(answer)
+        self._score = None if score is None else FeatureBinner(score)
+
+    def count(self, columns: ModelColumns, rows: Sequence[PredictionRow]) -> DriftDelta:
+        delta = DriftDelta(rows=len(rows))
+        values = columns.columns([row.features for row in rows])
+        for name, binner in self._features.items():
+            delta.features[name] = binner.count(values[name])
+        if self._prediction is not None:
+            delta.prediction = self._prediction.count([_answer(row.output) for row in rows])
+        if self._score is not None:
+            delta.score = self._score.count([_score(row.output) for row in rows])
+        return delta
+
+
+def id_hash(prediction_id: str) -> int:
+    """Give the 64-bit hash by which a learning sample is drawn."""
+    return int.from_bytes(blake2b(prediction_id.encode(), digest_size=8).digest())
+
+
+def absolute_error(predicted: float, labelled: Labelled) -> float:
+    """Give |error|, clipped so that its square is finite; a label that is no number errs most."""
+    try:
+        return min(_MAX_ERROR, abs(predicted - float(labelled.label)))
+    except (ValueError, OverflowError):
+        return _MAX_ERROR
+
+
+def loss_steps(held: Held, labelled: Labelled, scale: float) -> int | None:
+    """Give a prediction's loss in 1/32: 0 or 32, for regression |error| / scale, clipped."""
+    if held.predicted is None:
+        return None
+    if isinstance(held.predicted, float):
+        error = absolute_error(held.predicted, labelled)
+        return round(LOSS_STEPS * min(1.0, error / scale))
+    return 0 if held.predicted == labelled.text else LOSS_STEPS
+
+
+def _loss_scale(reference: Reference | None) -> float:
+    """Give the error that counts as a loss of 1: mean + 3 sd of the reference's errors.
+
+    That stands for their 99th percentile, which sums alone cannot give; 1
+    when the reference has no labelled rows.
+    """
+    loss = None if reference is None else reference.loss
+    if not loss or "sum_of_squares" not in loss or not loss["n"]:
+        return 1.0
+    mean = loss["sum"] / loss["n"]
+    variance = max(0.0, loss["sum_of_squares"] / loss["n"] - mean * mean)
+    return (mean + 3.0 * variance**0.5) or 1.0
+
+
+def _learn(slot: _RowSlot, rows: Sequence[PredictionRow]) -> LearningDelta:
+    hashed = [(id_hash(row.prediction_id), i) for i, row in enumerate(rows)]
+    sample = {}
+    for key, i in nsmallest(SAMPLE_ROWS, hashed):
+        output = rows[i].output
+        sample[key] = [
+            slot.columns.dictionary(rows[i].features, slot.plan.features),
+            None if output is None else msgspec.to_builtins(output),
+        ]
+    return LearningDelta(len(rows), sample)
+
+
+def _answer(output: OutputRow | None) -> Scalar | None:
+    if output is None:
+        return None
+    return output.value if output.label is None else output.label
+
+
+def _score(output: OutputRow | None) -> float | None:
+    if output is None:
+        return None
+    if output.score is None and output.scores:
+        return max(output.scores.values())
+    return output.score
+
+
+def _fixed(value: float) -> int:
+    return round(value * FIXED_POINT)

@@ -1,0 +1,131 @@
+"""What a record has to be to be counted, and what the join keeps of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from msgspec import Raw
+from msgspec.json import Encoder
+
+from kedge.base import label_text
+from kedge.errors import DeadLetter
+from kedge.topics import request_id
+from kedge_services.core.decoding import OutcomeRow, OutputRow, PredictionRow
+from kedge_services.core.entries import NOTHING, UNLABELLED, Held
+from kedge_services.core.partitioning import key_partitions
+from kedge_services.core.plans import Plan
+
+__all__ = ["answer", "hold", "output_refusal", "refuse_misplaced"]
+
+_encode = Encoder().encode
+
+
+def refuse_misplaced(
+    rows: Sequence[PredictionRow | OutcomeRow | DeadLetter],
+    *,
+    keys: Sequence[bytes | None],
+    timestamps_ms: Sequence[int],
+    partition: int,
+    partitions: int,
+    max_skew_ms: int,
+) -> list[tuple[int, DeadLetter]]:
+    """Find the records whose key, partition or time is wrong.
+
+    Parameters
+    ----------
+    rows
+        Decoded records; what is a dead letter already is left alone.
+    keys, timestamps_ms
+        Of the same records; the time is that of their append.
+    partition, partitions
+        Where they lie, and how many partitions there are.
+    max_skew_ms
+        How far event time may lie ahead of append time.
+
+    Returns
+    -------
+    list
+        Position and dead letter.
+    """
+    refused: list[tuple[int, DeadLetter]] = []
+    good = [i for i, row in enumerate(rows) if not isinstance(row, DeadLetter)]
+    wanted = [request_id(rows[i].prediction_id).encode() for i in good]  # type: ignore[union-attr]
+    actual = key_partitions(wanted, partitions)
+    misrouted = dict.fromkeys(np.flatnonzero(actual != partition).tolist())
+    for k, (i, key) in enumerate(zip(good, wanted, strict=True)):
+        time_ms = rows[i].event_time_ms  # type: ignore[union-attr]
+        if keys[i] != key:
+            shown = "none" if keys[i] is None else repr(keys[i])
+            detail = f"the key should be the request id {key.decode()!r}, it is {shown}"
+            refused.append((i, DeadLetter("bad-key", detail)))
+        elif k in misrouted:
+            detail = (
+                f"request id {key.decode()!r} belongs to partition {int(actual[k])}; "
+                "set partitioner=murmur2_random"
+            )
+            refused.append((i, DeadLetter("misrouted", detail)))
+        elif time_ms > timestamps_ms[i] + max_skew_ms:
+            detail = (
+                f"event_time_ms {time_ms} is {time_ms - timestamps_ms[i]} ms ahead of the "
+                f"record's append time; at most {max_skew_ms} ms are allowed"
+            )
+            refused.append((i, DeadLetter("bad-time", detail)))
+    return refused
+
+
+def output_refusal(plan: Plan, output: OutputRow | None) -> DeadLetter | None:
+    """Refuse an answer whose label is none of the declared classes."""
+    if output is None or output.label is None or plan.regression or plan.accepts(output.label):
+        return None
+    return DeadLetter("bad-value", "output." + plan.refusal(output.label))
+
+
+def answer(plan: Plan, output: OutputRow | None) -> str | float | None:
+    """Give what performance compares with the label: a label's text, or a finite value.
+
+    Without a label that is the class with the highest score (the first
+    declared of equals), or the positive class from a score of one half.
+    """
+    if output is None:
+        return None
+    if plan.regression:
+        value = output.value
+        return value if value is not None and math.isfinite(value) else None
+    if output.label is not None:
+        return label_text(output.label)
+    if output.scores:
+        known = [text for text in plan.classes if text in output.scores]
+        return max(known, key=output.scores.__getitem__, default=None)
+    if output.score is None or plan.positive is None or math.isnan(output.score):
+        return None
+    negative = next(text for text in plan.classes if text != plan.positive)
+    return plan.positive if output.score >= 0.5 else negative
+
+
+def hold(plan: Plan, row: PredictionRow, *, offset: int, reference_id: str) -> Held:
+    """Give what the join keeps of a prediction; of a model without labels only the id."""
+    if not plan.labelled:
+        return Held(
+            plan.model, row.version, row.role == "champion", row.event_time_ms, offset,
+            UNLABELLED, plan.grace_ms, plan.pane_ms, plan.cell_ms,
+        )  # fmt: skip
+    return Held(
+        plan.model,
+        row.version,
+        row.role == "champion",
+        row.event_time_ms,
+        offset,
+        plan.horizon_ms,
+        plan.wait_ms,
+        plan.performance_pane_ms,
+        plan.cell_ms,
+        reference_id,
+        answer(plan, row.output),
+        NOTHING if row.output is None else Raw(_encode(row.output)),
+        Raw(_encode(row.features)),
+        {name: row.segments[name] for name in plan.segments if name in row.segments}
+        if plan.segments
+        else {},
+    )

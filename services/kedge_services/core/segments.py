@@ -1,0 +1,128 @@
+"""Where entries lie in the join store: segments of time that expire whole.
+
+An entry belongs to the segment that contains the last moment it may matter.
+The length of a segment is a power of two between a quarter and half of how
+long its entries matter, so a horizon is covered by a few segments; models with
+short horizons do not share segments with those of long ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from kedge_services.core.entries import Entry
+
+__all__ = ["SegmentInfo", "Segments", "segment_of"]
+
+_SHORTEST = 10
+"""Segments are at least 2**10 ms long."""
+
+
+def segment_of(until_ms: int, span_ms: int) -> str:
+    """Name the segment of something that matters until ``until_ms``, ``span_ms`` long.
+
+    >>> segment_of(86_400_000, 3_600_000), segment_of(86_400_000, 1)
+    ('20-82', '10-84375')
+    """
+    power = max(_SHORTEST, (span_ms // 4).bit_length())
+    return f"{power}-{until_ms >> power}"
+
+
+def end_of(segment: str) -> int:
+    """Give the end of a segment: nothing in it matters at or after this time."""
+    power, index = map(int, segment.split("-", 1))
+    return (index + 1) << power
+
+
+@dataclass(slots=True)
+class SegmentInfo:
+    """What must be known of a segment to drop it and to rebuild without it.
+
+    Attributes
+    ----------
+    models
+        Models that have entries in it.
+    lows
+        Smallest offset of a record in it, by topic.
+    newest_ms
+        Append time up to which predictions had been read when it last grew.
+    """
+
+    models: set[str] = field(default_factory=set)
+    lows: dict[str, int] = field(default_factory=dict)
+    newest_ms: int = 0
+
+
+@dataclass(slots=True)
+class Segments:
+    """The segments of a store."""
+
+    infos: dict[str, SegmentInfo] = field(default_factory=dict)
+
+    def place(self, entry: Entry, wait_ms: int, clock_ms: int) -> str:
+        """Find the segment for an entry, and note there what it holds.
+
+        Parameters
+        ----------
+        entry
+            At least one prediction or label.
+        wait_ms
+            How long a label without prediction may matter.
+        clock_ms
+            Append time up to which predictions have been read.
+        """
+        held = max(entry.predictions, key=lambda p: p.until_ms, default=None)
+        if held is None:
+            until_ms = max(label.time_ms for label in entry.labels) + wait_ms
+            segment = segment_of(until_ms, wait_ms)
+        else:
+            segment = segment_of(held.until_ms, held.span_ms)
+        info = self.infos.get(segment)
+        if info is None:
+            info = self.infos[segment] = SegmentInfo()
+        for prediction in entry.predictions:
+            info.models.add(prediction.model)
+        if entry.predictions:
+            _lower(info.lows, "predictions", entry.predictions[0].offset)
+        if entry.labels:
+            _lower(info.lows, "outcomes", entry.labels[0].offset)
+        info.newest_ms = max(info.newest_ms, clock_ms)
+        return segment
+
+    def expired(self, watermark: Callable[[str], int], oldest_ms: int) -> list[str]:
+        """Give the segments that nothing can need any more.
+
+        Parameters
+        ----------
+        watermark
+            Gives a model's watermark: the lower of its two inputs.
+        oldest_ms
+            Append time of the oldest record the inputs still keep; what is
+            older could not be rebuilt, and is given up.
+        """
+        return [
+            name
+            for name, info in self.infos.items()
+            if info.newest_ms < oldest_ms
+            or all(watermark(model) >= end_of(name) for model in info.models)
+        ]
+
+    def drop(self, names: list[str]) -> None:
+        """Forget segments."""
+        for name in names:
+            self.infos.pop(name, None)
+
+    def lows(self, next_offsets: Mapping[str, int]) -> dict[str, int]:
+        """Give, by topic, the smallest offset that rebuilding the store needs."""
+        return {
+            topic: min([info.lows[topic] for info in self.infos.values() if topic in info.lows]
+                       + [next_offset])
+            for topic, next_offset in next_offsets.items()
+        }  # fmt: skip
+
+
+def _lower(lows: dict[str, int], topic: str, offset: int) -> None:
+    known = lows.get(topic)
+    if known is None or offset < known:
+        lows[topic] = offset

@@ -1,0 +1,180 @@
+"""Where the join keeps its entries: on disk with RocksDB, or in memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["MemoryStore", "RocksStore"]
+
+_META = b"meta"
+_DEFAULT = "default"
+_MB = 1024 * 1024
+
+
+class MemoryStore:
+    """Entries in dictionaries; for tests, replays and small loads."""
+
+    def __init__(self) -> None:
+        self._segments: dict[str, dict[bytes, bytes]] = {}
+        self._meta: bytes | None = None
+
+    def meta(self) -> bytes | None:
+        """Give what the last write said; None for a store that was never written."""
+        return self._meta
+
+    def get(self, keys: Sequence[bytes]) -> list[tuple[str, bytes] | None]:
+        """Give the segment and the value of every key, None where there is none."""
+        found: list[tuple[str, bytes] | None] = []
+        for key in keys:
+            hits = ((n, v) for n, kept in self._segments.items() if (v := kept.get(key)))
+            found.append(next(hits, None))
+        return found
+
+    def write(
+        self,
+        puts: Iterable[tuple[str, bytes, bytes]],
+        deletes: Iterable[tuple[str, bytes]],
+        drops: Sequence[str],
+        meta: bytes,
+    ) -> None:
+        """Write all of it at once, then drop whole segments."""
+        for segment, key, value in puts:
+            self._segments.setdefault(segment, {})[key] = value
+        for segment, key in deletes:
+            self._segments.get(segment, {}).pop(key, None)
+        for segment in drops:
+            self._segments.pop(segment, None)
+        self._meta = meta
+
+    def clear(self) -> None:
+        """Delete everything."""
+        self._segments.clear()
+        self._meta = None
+
+    def close(self) -> None:
+        """Keep everything: the next task goes on with it."""
+
+
+class RocksStore:
+    """Entries in RocksDB, one column family a segment.
+
+    A write is one write batch; a segment is dropped by unlinking its files.
+    Nothing is synced: after a crash of the machine the store is behind, and
+    what is missing is read again from Kafka.
+
+    Parameters
+    ----------
+    path
+        Its directory, made when missing; no two stores share one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db: Any = None
+        self._families: dict[str, Any] = {}
+        self._handles: dict[str, Any] = {}
+        self._open()
+
+    def meta(self) -> bytes | None:
+        """Give what the last write said; None for a store that was never written."""
+        meta: bytes | None = self._db.get(_META)
+        return meta
+
+    def get(self, keys: Sequence[bytes]) -> list[tuple[str, bytes] | None]:
+        """Give the segment and the value of every key, None where there is none."""
+        found: list[tuple[str, bytes] | None] = [None] * len(keys)
+        missing = list(range(len(keys)))
+        # An id lies in one segment; the bloom filters make looking into the others cheap.
+        for segment, family in self._families.items():
+            if not missing:
+                break
+            values = family.get([keys[i] for i in missing])
+            if any(value is not None for value in values):
+                still = []
+                for i, value in zip(missing, values, strict=True):
+                    if value is None:
+                        still.append(i)
+                    else:
+                        found[i] = (segment, value)
+                missing = still
+        return found
+
+    def write(
+        self,
+        puts: Iterable[tuple[str, bytes, bytes]],
+        deletes: Iterable[tuple[str, bytes]],
+        drops: Sequence[str],
+        meta: bytes,
+    ) -> None:
+        """Write all of it at once, then drop whole segments."""
+        from rocksdict import WriteBatch
+
+        batch = WriteBatch(raw_mode=True)
+        for segment, key, value in puts:
+            handle = self._handles.get(segment)
+            batch.put(key, value, self._create(segment) if handle is None else handle)
+        for segment, key in deletes:
+            if segment in self._handles:
+                batch.delete(key, self._handles[segment])
+        batch.put(_META, meta)
+        self._db.write(batch)
+        for segment in drops:
+            if self._families.pop(segment, None) is not None:
+                del self._handles[segment]
+                self._db.drop_column_family(segment)
+
+    def clear(self) -> None:
+        """Delete everything."""
+        self.close()
+        shutil.rmtree(self._path, ignore_errors=True)
+        self._open()
+
+    def close(self) -> None:
+        """Give the directory free for the next task of this partition."""
+        # The lock is held until the last handle is gone.
+        self._families.clear()
+        self._handles.clear()
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def _open(self) -> None:
+        from rocksdict import Rdict
+
+        self._path.mkdir(parents=True, exist_ok=True)
+        path, options = str(self._path), _options()
+        names = Rdict.list_cf(path, options) if (self._path / "CURRENT").exists() else []
+        segments = [name for name in names if name != _DEFAULT]
+        self._db = Rdict(path, options, column_families={n: _options() for n in segments} or None)
+        for segment in segments:
+            self._attach(segment)
+
+    def _create(self, segment: str) -> Any:
+        self._db.create_column_family(segment, _options())
+        self._attach(segment)
+        return self._handles[segment]
+
+    def _attach(self, segment: str) -> None:
+        self._families[segment] = self._db.get_column_family(segment)
+        self._handles[segment] = self._db.get_column_family_handle(segment)
+
+
+def _options() -> Any:
+    from rocksdict import BlockBasedOptions, DBCompressionType, Options
+
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_write_buffer_size(8 * _MB)
+    options.set_max_write_buffer_number(2)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_memtable_prefix_bloom_ratio(0.1)
+    options.set_memtable_whole_key_filtering(True)
+    options.set_keep_log_file_num(2)
+    options.set_max_open_files(256)
+    table = BlockBasedOptions()
+    table.set_bloom_filter(10, False)
+    options.set_block_based_table_factory(table)
+    return options
