@@ -151,7 +151,11 @@ class Window(Event):
 
 
 class Alert(Event):
-    """A rule's instance as it goes from pending to firing to resolved."""
+    """A rule's instance as it goes from pending to firing to resolved.
+
+    What was pending and never fired ends as ``pending`` with ``ends_ms``: nobody
+    was told of it, and nobody has to be told that it is over.
+    """
 
     alert_id: Name
     fingerprint: Name
@@ -164,11 +168,15 @@ class Alert(Event):
     segment: str = ""
     feature: str | None = None
     starts_ms: int
+    fired_ms: int | None = None
     ends_ms: int | None = None
     value: float | None = None
     threshold: float | None = None
     summary: str
     window_ids: list[str] = []
+    labelled_total: int | None = Field(
+        default=None, description="Labels counted for the model when it fired."
+    )
     incident_id: str | None = None
     resolved_because: Literal["recovered", "superseded", "removed"] | None = None
 

@@ -1,0 +1,397 @@
+"""Which windows break which rule, and the alerts that come of it.
+
+=============== ========================= ==============================
+rule            breaks with               is over after
+=============== ========================= ==============================
+a user's own    ``for`` windows or time   ``keep_firing_for``
+a detection's   the first window that     8 quiet panes of that kind of
+kind            alarms, at any scale      window, at every scale
+no-data         3 panes without a row     the first row
+low-coverage    a final performance       a final one with half or more
+                window with less than
+                half of its labels
+=============== ========================= ==============================
+
+Only the first decided revision of a window counts.  Alerts follow the version
+that serves: when the first window of a new champion arrives, its windows
+carry an alert on, or it ends as ``superseded``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Literal
+
+from kedge.base import AlertKind, AlertStatus, Severity
+from kedge.events import Alert, Detection, Window
+from kedge.monitor import Monitor, Rule
+from kedge_services.core import alert_text
+from kedge_services.core.lifecycle import (
+    Hold,
+    Instance,
+    Moved,
+    Phase,
+    Quiet,
+    Verdict,
+    breach,
+    clear,
+    end,
+)
+from kedge_services.core.watch import Head, Watch
+
+__all__ = ["NO_DATA_PANES", "QUIET_PANES", "drop", "fingerprint", "new_watch", "observe"]
+
+#: Panes without a detection after which an alert is over.
+QUIET_PANES = 8
+#: Panes without a row after which `no-data` fires.
+NO_DATA_PANES = 3
+#: Share of labels below which `low-coverage` fires, and the rows this takes:
+#: with a true share of .8, 30 rows are below the half once in 10,000 windows.
+LOW_COVERAGE = 0.5
+COVERAGE_ROWS = 30
+
+SEVERITIES: dict[AlertKind, Severity] = {
+    "data-drift": "warning",
+    "prediction-drift": "warning",
+    "label-drift": "warning",
+    "integrity": "warning",
+    "error-rate": "critical",
+    "fairness": "warning",
+    "no-data": "critical",
+    "low-coverage": "warning",
+    "dead-letters": "critical",
+}
+_AT_ONCE = Hold()
+#: Built-in rules that no detection opens.
+_COUNTED = frozenset({"no-data", "low-coverage"})
+_NEED_LABELS = frozenset({"error-rate", "label-drift", "low-coverage", "fairness"})
+
+Because = Literal["recovered", "superseded", "removed"]
+
+
+def fingerprint(model: str, rule: str, segment: str = "", feature: str | None = None) -> str:
+    """Give the identity of an alert over all its versions and times: 16 hex digits.
+
+    >>> fingerprint("fraud", "error-rate") == fingerprint("fraud", "error-rate", "", None)
+    True
+    """
+    parts = "\0".join((model, rule, segment, feature or ""))
+    return blake2b(parts.encode(), digest_size=8).hexdigest()
+
+
+def new_watch(model: str) -> Watch:
+    """Give the memory of a model that nothing is known of yet."""
+    return Watch(Head(model))
+
+
+def observe(watch: Watch, window: Window, monitor: Monitor, champion: str | None) -> list[Alert]:
+    """Take a window.
+
+    Parameters
+    ----------
+    watch
+        The memory of the window's model, changed in place.
+    monitor
+        In force at the window, or later.
+    champion
+        The registered version that serves; None when there is none, then every
+        version is followed.
+    """
+    if not (window.is_decided or window.is_final):
+        return []
+    return _Observer(watch, window, monitor, champion).run()
+
+
+def drop(watch: Watch) -> list[Alert]:
+    """End all alerts of a model whose monitor is gone."""
+    return [
+        alert
+        for instance in watch.active()
+        for alert in _move(watch, end(instance, watch.head.clock_ms), "removed")
+    ]
+
+
+def _move(watch: Watch, moved: Moved, because: Because = "recovered") -> Iterator[Alert]:
+    """Keep an instance and give the alert to publish, if its status changed."""
+    instance, status = moved
+    if status is None and not instance.is_active:
+        return
+    if status == "firing":
+        instance = replace(instance, incident_id=_incident(watch, instance))
+    watch.put(instance)
+    if status == "resolved":
+        head = watch.head
+        ends_ms = max(head.incident_ends_ms, instance.resolved_at_ms or 0)
+        watch.put(replace(head, incident_ends_ms=ends_ms))
+    # A built-in rule that only counts its panes is nothing to tell.
+    if status is not None and (status != "pending" or instance.kind == "rule"):
+        yield _alert(instance, status, because)
+
+
+def _incident(watch: Watch, instance: Instance) -> str:
+    """Give the incident an alert belongs to: one that goes on, or overlaps in time."""
+    head = watch.head
+    goes_on = any(other.phase is Phase.FIRING for other in watch.instances.values())
+    overlaps = instance.starts_ms < head.incident_ends_ms
+    if head.incident_id is not None and (goes_on or overlaps):
+        return head.incident_id
+    watch.put(replace(head, incident_id=instance.alert_id))
+    return instance.alert_id
+
+
+def _alert(instance: Instance, status: AlertStatus, because: Because) -> Alert:
+    is_over = not instance.is_active
+    text = alert_text.over_text(instance, because) if is_over else alert_text.firing_text(instance)
+    return Alert(
+        alert_id=instance.alert_id,
+        fingerprint=instance.fingerprint,
+        model=instance.model,
+        version=instance.version,
+        rule=instance.rule,
+        kind=instance.kind,
+        severity=instance.severity,
+        status=status,
+        segment=instance.segment,
+        feature=instance.feature,
+        starts_ms=instance.starts_ms,
+        fired_ms=instance.fired_at_ms,
+        ends_ms=instance.resolved_at_ms if is_over else None,
+        value=instance.value,
+        threshold=instance.threshold,
+        summary=text,
+        window_ids=list(instance.window_ids),
+        labelled_total=instance.labelled_total,
+        incident_id=instance.incident_id,
+        resolved_because=because if is_over else None,
+    )
+
+
+class _Observer:
+    """One window on its way through all rules."""
+
+    def __init__(
+        self, watch: Watch, window: Window, monitor: Monitor, champion: str | None
+    ) -> None:
+        self.watch, self.window, self.monitor, self.champion = watch, window, monitor, champion
+        # A longer window overlaps the one before; what it adds is its last pane.
+        pane_ms = (window.end_ms - window.start_ms) // window.scale
+        self.pane = Quiet(window.end_ms - pane_ms, window.end_ms)
+        self.alerts: list[Alert] = []
+
+    def run(self) -> list[Alert]:
+        window, head = self.window, self.watch.head
+        self.watch.put(replace(head, clock_ms=max(head.clock_ms, window.end_ms)))
+        self._adopt_monitor()
+        if not self.watch.is_first(window) or not self._follows():
+            return self.alerts
+        if window.is_decided:
+            if window.kind != "labels":
+                self._user_rules()
+            self._detections()
+        if window.scale == 1 and not window.segment:
+            if window.kind == "drift":
+                self._no_data()
+            elif window.kind == "performance":
+                self._low_coverage()
+        if window.is_decided and window.scale == 1:
+            self._strangers()
+        return self.alerts
+
+    # ------------------------------------------------------- who and what counts
+
+    def _adopt_monitor(self) -> None:
+        """End what a newer monitor does not ask for any more."""
+        head, monitor = self.watch.head, self.monitor
+        if monitor.effective_ms > head.effective_ms:
+            self.watch.put(replace(head, effective_ms=monitor.effective_ms))
+        wanted = {self._instance_of(rule).fingerprint for rule in monitor.rules}
+        for instance in self.watch.active():
+            is_gone = instance.kind == "rule" and instance.fingerprint not in wanted
+            if is_gone or (instance.kind in _NEED_LABELS and not monitor.labelled):
+                self._take(end(instance, self.window.end_ms), "removed")
+
+    def _follows(self) -> bool:
+        version, head = self.window.version, self.watch.head
+        if self.champion is None:
+            return True
+        if version == self.champion and head.serving != version and self.window.is_decided:
+            self.watch.put(replace(head, serving=version))
+        return version == (self.watch.head.serving or self.champion)
+
+    def _is_stranger(self, instance: Instance) -> bool:
+        return instance.is_active and instance.version != self.window.version
+
+    # -------------------------------------------------------------------- rules
+
+    def _user_rules(self) -> None:
+        for rule in self.monitor.rules:
+            if (rule.segment or "") != self.window.segment or rule.scale != self.window.scale:
+                continue
+            value = self._measured(rule)
+            if value is None:
+                continue
+            instance = self._instance_of(rule)
+            if value < rule.below if rule.below is not None else value > (rule.above or 0.0):
+                threshold = rule.above if rule.below is None else rule.below
+                detail = alert_text.rule_text(rule, value)
+                verdict = self._verdict(value=value, threshold=threshold, detail=detail)
+                self._take(breach(instance, verdict, Hold.parse(rule.for_)))
+            else:
+                self._clear(instance, Hold.parse(rule.keep_firing_for), value)
+
+    def _measured(self, rule: Rule) -> float | None:
+        for measure in self.window.measures:
+            if (measure.name, measure.feature) == (rule.metric, rule.feature):
+                value = measure.value
+                return None if value is None or math.isnan(value) else value
+        return None
+
+    def _detections(self) -> None:
+        window = self.window
+        for instance in self.watch.active():
+            if self._watches(instance) and not self._is_stranger(instance):
+                quiet = instance.quiet
+                if quiet is not None and quiet.end_ms != window.end_ms:
+                    self._take(clear(replace(instance, quiet=None), quiet, Hold(QUIET_PANES)))
+        found: dict[AlertKind, list[Detection]] = {}
+        for detection in sorted(window.detections, key=_by_size):
+            if detection.kind != "rule" and detection.kind not in _COUNTED:
+                found.setdefault(detection.kind, []).append(detection)
+        for kind, detections in sorted(found.items()):
+            verdict = self._verdict(
+                value=detections[0].value,
+                threshold=detections[0].threshold,
+                features=tuple(dict.fromkeys(d.feature for d in detections if d.feature)),
+                detail=alert_text.detections_text(detections),
+            )
+            self._take(breach(self._built_in(kind, window.segment), verdict, _AT_ONCE))
+        if window.scale == 1 and window.status in {"ok", "alarm"}:
+            for instance in self.watch.active():
+                is_mine = self._watches(instance) and not self._is_stranger(instance)
+                if is_mine and instance.kind not in found:
+                    self.watch.put(replace(instance, quiet=self.pane))
+
+    def _watches(self, instance: Instance) -> bool:
+        """Say whether this window could carry a detection of the instance."""
+        return (
+            instance.kind != "rule"
+            and instance.kind not in _COUNTED
+            and instance.window_kind == self.window.kind
+            and instance.segment == self.window.segment
+        )
+
+    def _no_data(self) -> None:
+        instance, head = self._built_in("no-data"), self.watch.head
+        if self.window.n > 0:
+            self.watch.put(replace(head, data_ms=max(head.data_ms, self.window.end_ms)))
+            if self.champion is None:
+                self._take(clear(instance, self.pane, _AT_ONCE))
+            else:
+                self._clear(instance, _AT_ONCE)
+            return
+        # Several versions may be followed: a pane is empty when all are, and counts once.
+        counted_ms = max(head.data_ms, instance.clock_ms if instance.is_active else 0)
+        if self.window.end_ms > counted_ms:
+            detail = f"no predictions have arrived for {NO_DATA_PANES} windows or more"
+            self._take(breach(instance, self._verdict(detail=detail), Hold(NO_DATA_PANES)))
+
+    def _low_coverage(self) -> None:
+        window, coverage = self.window, self.window.label_coverage
+        if coverage is None or window.n < COVERAGE_ROWS:
+            return
+        instance = self._built_in("low-coverage")
+        if coverage >= LOW_COVERAGE:
+            self._clear(instance, _AT_ONCE, coverage)
+        elif window.is_final:
+            detail = (
+                f"only {coverage:.0%} of its predictions got a label in time, "
+                f"{LOW_COVERAGE:.0%} are needed"
+            )
+            verdict = self._verdict(value=coverage, threshold=LOW_COVERAGE, detail=detail)
+            self._take(breach(instance, verdict, _AT_ONCE))
+
+    def _strangers(self) -> None:
+        """Let go of what is held by a version that serves no more.
+
+        With a registered champion its own window decides at once; without one
+        the holder has to be silent for as long as an alert has to be quiet.
+        """
+        window = self.window
+        for instance in self.watch.active():
+            if instance.window_kind != window.kind:
+                continue
+            if not self._is_stranger(instance):
+                if window.n > 0 and window.segment == instance.segment and instance.strangers:
+                    self.watch.put(replace(instance, strangers=0))
+                continue
+            is_same = window.segment == instance.segment
+            if self.champion is not None and is_same and instance.kind != "rule":
+                self._take(end(instance, window.end_ms), "superseded")
+            elif is_same or not window.segment:
+                self._count_stranger(instance)
+
+    def _count_stranger(self, instance: Instance) -> None:
+        instance = replace(instance, strangers=instance.strangers + 1)
+        scales = (r.scale for r in self.monitor.rules if r.name == instance.rule)
+        if instance.strangers >= QUIET_PANES - 1 + next(scales, 1):
+            self._take(end(instance, self.window.end_ms), "superseded")
+        else:
+            self.watch.put(instance)
+
+    # ------------------------------------------------------------------ pieces
+
+    def _clear(self, instance: Instance, keep: Hold, value: float | None = None) -> None:
+        if not self._is_stranger(instance):
+            self._take(clear(instance, self.pane, keep, value))
+        elif self.champion is not None:
+            self._take(end(instance, self.window.end_ms), "superseded")
+
+    def _take(self, moved: Moved, because: Because = "recovered") -> None:
+        self.alerts += _move(self.watch, moved, because)
+
+    def _instance_of(self, rule: Rule) -> Instance:
+        model, segment = self.window.model, rule.segment or ""
+        identity = fingerprint(model, rule.name, segment, rule.feature)
+        known = self.watch.instances.get(identity)
+        if known is None:
+            known = Instance(model, identity, rule.name, "rule", segment, rule.feature)
+        return known if known.severity == rule.severity else replace(known, severity=rule.severity)
+
+    def _built_in(self, kind: AlertKind, segment: str = "") -> Instance:
+        identity = fingerprint(self.window.model, kind, segment)
+        known = self.watch.instances.get(identity)
+        return known or Instance(
+            self.window.model, identity, kind, kind, segment, severity=SEVERITIES[kind]
+        )
+
+    def _verdict(
+        self,
+        *,
+        detail: str,
+        value: float | None = None,
+        threshold: float | None = None,
+        features: tuple[str, ...] = (),
+    ) -> Verdict:
+        window = self.window
+        return Verdict(
+            window_id=window.window_id,
+            window_kind=window.kind,
+            version=window.version,
+            start_ms=window.start_ms,
+            pane_ms=self.pane.pane_ms,
+            end_ms=window.end_ms,
+            value=value,
+            threshold=threshold,
+            features=features,
+            detail=detail,
+            labelled_total=window.labelled_total,
+        )
+
+
+def _by_size(detection: Detection) -> tuple[float, str]:
+    """Order detections by how far they go beyond their limit, the farthest first."""
+    beyond = abs((detection.value or 0.0) - (detection.threshold or 0.0))
+    return (-beyond if math.isfinite(beyond) else 0.0, detection.feature or "")
