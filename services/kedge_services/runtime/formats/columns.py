@@ -1,0 +1,80 @@
+"""Rows of features as columns of numbers and of texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kedge.base import Scalar, label_text
+from kedge.events import Output
+from kedge.versions import FeatureColumn
+
+__all__ = ["class_outputs", "is_text", "numbers", "texts"]
+
+_NUMBERS = frozenset({float, int, bool, type(None)})
+_TEXTS = frozenset({str, type(None)})
+
+
+def is_text(column: FeatureColumn) -> bool:
+    """Say whether a column holds categories; a boolean is the category true or false."""
+    return column.type != "numeric"
+
+
+def numbers(values: Sequence[Scalar | None]) -> NDArray[np.float64]:
+    """Give a numeric column, shape (n,); NaN is missing, and so is what is no number.
+
+    >>> numbers([1, None, "7", True]).tolist()
+    [1.0, nan, nan, 1.0]
+    """
+    # A text is not parsed: NumPy would read "7" as 7, which training never saw.
+    if _NUMBERS.issuperset(map(type, values)):
+        try:
+            return np.array(values, dtype=np.float64)
+        except OverflowError:
+            pass
+    return np.array([_number(value) for value in values], dtype=np.float64)
+
+
+def _number(value: Scalar | None) -> float:
+    if value is None or isinstance(value, str):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def texts(values: Sequence[Scalar | None]) -> Sequence[str | None]:
+    """Give a column of categories as texts; None is missing.
+
+    >>> texts(["NO", True, 3.0, None, float("nan")])
+    ['NO', 'true', '3', None, None]
+    """
+    if _TEXTS.issuperset(map(type, values)):
+        return values  # type: ignore[return-value]  # checked in the line before
+    return [
+        None if value is None or value != value else label_text(value)  # noqa: PLR0124 -- NaN
+        for value in values
+    ]
+
+
+def class_outputs(probabilities: NDArray[np.float64], classes: Sequence[Scalar]) -> list[Output]:
+    """Give outputs for probabilities of shape (n, len(classes)).
+
+    Of two classes the second is the positive one; a tie goes to the first.
+    """
+    if len(classes) == 2:
+        negative, positive = classes
+        return [
+            Output(label=positive if score > 0.5 else negative, score=score)
+            for score in probabilities[:, 1].tolist()
+        ]
+    names = [label_text(label) for label in classes]
+    best: Iterable[int] = probabilities.argmax(axis=1).tolist()
+    return [
+        Output(label=classes[index], scores=dict(zip(names, row, strict=True)))
+        for index, row in zip(best, probabilities.tolist(), strict=True)
+    ]
