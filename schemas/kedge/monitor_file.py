@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
 from pathlib import Path
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from kedge.errors import MonitorError
 from kedge.monitor import Monitor
-from kedge.monitor_checks import mistakes, suggestion
+from kedge.monitor_checks import Mistake, mistakes, suggestion
 from kedge.problems import Problem, field_name, problems
 from kedge.toml_lines import Location, line_of, locate
 
@@ -56,8 +56,12 @@ def load_monitor(path: Path) -> Monitor:
     return monitor
 
 
-def read_monitor(path: Path) -> tuple[Monitor | None, list[FileMistake]]:
+def read_monitor(
+    path: Path, *more: Callable[[Monitor], Iterable[Mistake]]
+) -> tuple[Monitor | None, list[FileMistake]]:
     """Read a monitor, or find all that is wrong with it.
+
+    ``more`` are further checks, for what this package has no library for.
 
     Raises
     ------
@@ -77,7 +81,7 @@ def read_monitor(path: Path) -> tuple[Monitor | None, list[FileMistake]]:
         return None, [FileMistake(str(path), line, "", "not UTF-8 text")]
     except tomllib.TOMLDecodeError as error:
         return None, [_syntax(path, text, error)]
-    monitor, found = _validate(data)
+    monitor, found = _validate(data, [mistakes, *more])
     lines = locate(text) if found else {}
     located = [
         FileMistake(str(path), line_of(lines, location), field_name(location), sentence)
@@ -86,19 +90,22 @@ def read_monitor(path: Path) -> tuple[Monitor | None, list[FileMistake]]:
     return monitor, sorted(located, key=lambda mistake: mistake.line)
 
 
-def _validate(data: dict[str, Any]) -> tuple[Monitor | None, list[tuple[Location, str]]]:
-    found: list[tuple[Location, str]] = [
+def _validate(
+    data: dict[str, Any], checks: Sequence[Callable[[Monitor], Iterable[Mistake]]]
+) -> tuple[Monitor | None, list[Mistake]]:
+    found: list[Mistake] = [
         ((name,), sentence) for name, sentence in _ADDED.items() if name in data
     ]
     try:
         monitor = Monitor.model_validate(data)
     except ValidationError as error:
         return None, found + [_mistake(problem, data) for problem in problems(error)]
-    found += mistakes(monitor)
+    for check in checks:
+        found += check(monitor)
     return (None if found else monitor), found
 
 
-def _mistake(problem: Problem, data: dict[str, Any]) -> tuple[Location, str]:
+def _mistake(problem: Problem, data: dict[str, Any]) -> Mistake:
     location = problem.location
     if problem.kind == "value_error" and (named := _QUOTED.search(problem.expected)):
         # A rule over several fields is broken: show the first of them that is there.

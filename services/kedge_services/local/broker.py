@@ -174,7 +174,8 @@ class LocalBroker:
             return file
 
     def _format(self, java: str, class_path: str, properties: Path) -> None:
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # With a leading "-", one in 64, the tool would take the id for an option.
+        cluster = "K" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
         tool = [java, "-XX:TieredStopAtLevel=1", "-cp", class_path, "kafka.tools.StorageTool"]
         done = subprocess.run(  # noqa: S603 -- our own command
             [*tool, "format", "-t", cluster, "-c", str(properties)],

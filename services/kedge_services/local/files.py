@@ -15,7 +15,7 @@ from kedge.base import Scalar, label_text
 from kedge.errors import UsageError
 from kedge.monitor import Monitor, ReplayColumns
 
-__all__ = ["FileRow", "read_rows"]
+__all__ = ["FileRow", "feature_value", "label_value", "read_rows", "records"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
@@ -42,18 +42,25 @@ def read_rows(path: Path, monitor: Monitor) -> Iterator[FileRow]:
     if columns is None:
         raise UsageError(f"the monitor of {monitor.model} has no [replay] section for {path}")
     classes = {label_text(label): label for label in monitor.classes}
-    for number, row in enumerate(_records(path)):
+    for number, row in enumerate(records(path)):
         missing = [name for name in (*monitor.features, columns.label) if name not in row]
         if missing:
             raise UsageError(
                 f"{path}: row {number + 1}: no column {missing[0]!r}; there are: {', '.join(row)}"
             )
-        features = {name: _value(row[name], f.type) for name, f in monitor.features.items()}
-        label = _label(row[columns.label], monitor, classes)
+        features = {name: feature_value(row[name], f.type) for name, f in monitor.features.items()}
+        label = label_value(row[columns.label], monitor, classes)
         yield FileRow(_time_ms(path, number, row, columns), features, label)
 
 
-def _records(path: Path) -> Iterator[Mapping[str, Any]]:
+def records(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Read the rows of a file as they are written, CSV as texts.
+
+    Raises
+    ------
+    UsageError
+        The file cannot be read; the message names it.
+    """
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     kind = "".join(suffix for suffix in path.suffixes if suffix != ".gz")
@@ -76,7 +83,8 @@ def _open(path: Path) -> IO[str]:
     return path.open(encoding="utf-8", newline="")
 
 
-def _value(value: Any, kind: str) -> Scalar | None:
+def feature_value(value: Any, kind: str) -> Scalar | None:
+    """Give a feature's value in its declared type; empty cells and NaN are None."""
     if value is None or value == "":
         return None
     if kind == "numeric":
@@ -90,7 +98,8 @@ def _value(value: Any, kind: str) -> Scalar | None:
     return value if isinstance(value, (str, bool, int, float)) else str(value)
 
 
-def _label(value: Any, monitor: Monitor, classes: Mapping[str, Scalar]) -> Scalar | None:
+def label_value(value: Any, monitor: Monitor, classes: Mapping[str, Scalar]) -> Scalar | None:
+    """Give a label as it is declared; ``classes`` are the declared labels by their text."""
     if value is None or value == "":
         return None
     if monitor.task == "regression":

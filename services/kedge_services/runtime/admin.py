@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = [
 ]
 
 _TIMEOUT_S = 15.0
+_POLL_S = 0.02
 #: librdkafka prints every refused connection; ours is one sentence at the end.
 _QUIET = {"log_level": 2}
 
@@ -129,7 +131,30 @@ def create_topics(settings: Settings, names: Sequence[str] | None = None) -> lis
                 raise Misconfigured(f"topic {name} cannot be created: {reason}") from error
         else:
             created.append(name)
+    _await_topics(admin, {topic.topic for topic in wanted})
     return sorted(created)
+
+
+def _await_topics(admin: Any, names: set[str]) -> None:
+    """Wait until the brokers know what the controller has created, and who leads it.
+
+    Before that a client is told that the topic does not exist.
+    """
+    deadline = time.monotonic() + _TIMEOUT_S
+    while True:
+        topics = admin.list_topics(timeout=_TIMEOUT_S).topics
+        missing = sorted(
+            name
+            for name in names
+            if name not in topics
+            or topics[name].error is not None
+            or any(p.leader < 0 or p.error is not None for p in topics[name].partitions.values())
+        )
+        if not missing:
+            return
+        if time.monotonic() > deadline:
+            raise Misconfigured(f"created, but without leaders: {', '.join(missing)}")
+        time.sleep(_POLL_S)
 
 
 def check_topics(settings: Settings, names: Sequence[str] | None = None) -> list[str]:

@@ -162,6 +162,10 @@ class VersionTable:
         """Give one version."""
         return self._versions.get(model, {}).get(version)
 
+    def models(self) -> list[str]:
+        """Give the names of all models that have versions, sorted."""
+        return sorted(model for model, versions in self._versions.items() if versions)
+
     def of(self, model: str) -> list[ModelVersion]:
         """Give all versions of a model in the order of their sequence."""
         return sorted(self._versions.get(model, {}).values(), key=lambda v: v.sequence)

@@ -1,0 +1,172 @@
+"""``kedge check`` and ``kedge apply``: monitors from files to Kafka."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kedge import Monitor
+from kedge.codec import encode
+from kedge.errors import UsageError
+from kedge.monitor_checks import Mistake
+from kedge.monitor_file import FileMistake, read_monitor
+from kedge.topics import model_partition
+from kedge_services.cli.asking import read_tables, send
+from kedge_services.cli.options import BootstrapServers, Config, Json, settings_from
+from kedge_services.cli.summaries import summary
+from kedge_services.core.declarations import planned
+from kedge_services.runtime.ports import Backend, Produce
+from kedge_services.runtime.tables import MonitorTable
+
+__all__ = ["apply_monitors", "commands", "read_monitors"]
+
+commands = typer.Typer()
+
+Files = Annotated[list[Path], typer.Argument(help="Monitors in TOML.", metavar="MONITOR.toml...")]
+
+
+@commands.command()
+def check(files: Files, *, as_json: Json = False) -> None:
+    """Validate monitors and show what Kedge understands; needs no Kafka.
+
+    Every mistake is a line `file:line: field: what was expected`; exit status 2.
+    """
+    monitors, mistakes = read_monitors(files)
+    if as_json:
+        declared = {str(file): monitor.declaration() for file, monitor in monitors.items()}
+        found = [asdict(mistake) for mistake in mistakes]
+        typer.echo(json.dumps({"monitors": declared, "mistakes": found}))
+    else:
+        _tell(mistakes)
+        typer.echo("\n\n".join(map(summary, monitors.values())), nl=bool(monitors))
+        _warn(monitors.values())
+    if mistakes:
+        raise typer.Exit(2)
+
+
+@commands.command()
+def apply(
+    files: Files,
+    *,
+    as_json: Json = False,
+    config: Config = None,
+    bootstrap_servers: BootstrapServers = None,
+) -> None:
+    """Publish monitors, all or none.
+
+    A model's first monitor holds from the beginning; a changed one takes effect
+    two panes ahead, so that no window is counted half by the old one.
+    """
+    from kedge_services.runtime.app import wall_clock
+    from kedge_services.runtime.kafka import KafkaBackend
+
+    monitors, mistakes = read_monitors(files)
+    if mistakes:
+        _tell(mistakes)
+        raise typer.Exit(2)
+    settings = settings_from(config, bootstrap_servers)
+    done = apply_monitors(KafkaBackend(settings), list(monitors.values()), wall_clock())
+    if as_json:
+        typer.echo(json.dumps(done))
+    else:
+        for item in done:
+            typer.echo(f"{item['model']}: {_words(item)}")
+        _warn(monitors.values())
+
+
+def read_monitors(files: Sequence[Path]) -> tuple[dict[Path, Monitor], list[FileMistake]]:
+    """Read files; give the monitors that are valid and all mistakes in the others.
+
+    Raises
+    ------
+    UsageError
+        A file cannot be read, or two are about the same model.
+    """
+    monitors: dict[Path, Monitor] = {}
+    mistakes: list[FileMistake] = []
+    for file in files:
+        monitor, found = read_monitor(file, _schedule)
+        mistakes += found
+        if monitor is not None:
+            twin = next((f for f, m in monitors.items() if m.model == monitor.model), None)
+            if twin is not None:
+                raise UsageError(f"{twin} and {file} are both about {monitor.model}")
+            monitors[file] = monitor
+    return monitors, mistakes
+
+
+def apply_monitors(
+    backend: Backend, monitors: Sequence[Monitor], now_ms: int
+) -> list[dict[str, Any]]:
+    """Publish what differs from what is known, in one transaction.
+
+    Returns
+    -------
+    list of dict
+        ``model``, ``result`` (new, changed, unchanged), ``effective_ms``.
+    """
+    table = MonitorTable()
+    read_tables(backend, table)
+    partitions = backend.partitions(MonitorTable.topic)
+    done, records = [], []
+    for monitor in monitors:
+        known = table.get(monitor.model)
+        plan = planned(known, monitor, now_ms)
+        result = "unchanged" if plan is None else "new" if known is None else "changed"
+        effective = plan or known
+        done.append(
+            {
+                "model": monitor.model,
+                "result": result,
+                "effective_ms": 0 if effective is None else effective.effective_ms,
+            }
+        )
+        if plan is not None:
+            where = model_partition(plan.model, partitions)
+            records.append(Produce(MonitorTable.topic, plan.model.encode(), encode(plan), where))
+    if records:
+        send(backend, records)
+    return done
+
+
+def _tell(mistakes: Iterable[FileMistake]) -> None:
+    for mistake in mistakes:
+        typer.echo(mistake, err=True)
+
+
+def _schedule(monitor: Monitor) -> Iterator[Mistake]:
+    """Check the cron line with the library that will follow it."""
+    from cronsim import CronSim, CronSimError
+
+    if monitor.retrain is None or monitor.retrain.schedule is None:
+        return
+    try:
+        CronSim(monitor.retrain.schedule, datetime.now(tz=UTC))
+    except CronSimError as error:
+        text = f'"{monitor.retrain.schedule}" is no cron schedule ({error}), like "0 3 * * *"'
+        yield ("retrain", "schedule"), text
+
+
+def _warn(monitors: Iterable[Monitor]) -> None:
+    """Name the variables of URLs that are not set: perhaps they are set elsewhere."""
+    names = {notify.url_env for monitor in monitors for notify in monitor.notify}
+    for name in sorted(names - os.environ.keys()):
+        typer.echo(f"note: ${name} is not set here; notifier needs it", err=True)
+
+
+def _words(item: dict[str, Any]) -> str:
+    if item["result"] == "new":
+        return "new, holds from the beginning"
+    if item["result"] == "unchanged":
+        return "unchanged"
+    moment = datetime.fromtimestamp(item["effective_ms"] / 1000, tz=UTC)
+    wait_s = max(0.0, item["effective_ms"] / 1000 - time.time())
+    return f"changed, takes effect at {moment:%Y-%m-%d %H:%M:%S} UTC (in {wait_s:.0f} s)"

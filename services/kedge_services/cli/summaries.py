@@ -1,0 +1,79 @@
+"""A monitor in a few lines, so that its author sees what Kedge has understood."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+
+from kedge import Monitor
+from kedge.base import label_text
+from kedge.monitor import Retrain, Rule, format_duration
+
+__all__ = ["summary"]
+
+
+def summary(monitor: Monitor) -> str:
+    """Give the lines of ``kedge check``."""
+    lines = [f"{monitor.model}: {_task(monitor)}"]
+    lines += [f"  {name:<9} {text}" for name, text in _parts(monitor)]
+    return "\n".join(lines)
+
+
+def _parts(monitor: Monitor) -> Iterator[tuple[str, str]]:
+    kinds = Counter(feature.type for feature in monitor.features.values())
+    yield "features", ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
+    pane = monitor.windows.pane
+    sizes = ", ".join(format_duration(pane * scale) for scale in monitor.windows.scales)
+    grace = format_duration(monitor.windows.grace)
+    yield "windows", f"{sizes}; panes of {format_duration(pane)}, closed {grace} after their end"
+    yield "labels", _labels(monitor)
+    yield "reference", f"from {monitor.reference.source}"
+    yield "drift", f"false alarms: at most {monitor.drift.false_alarms}"
+    if monitor.segments:
+        yield "segments", ", ".join(segment.name for segment in monitor.segments)
+    for rule in monitor.rules:
+        yield "rule", _rule(rule)
+    yield "retrain", "never" if monitor.retrain is None else _retrain(monitor.retrain)
+    for notify in monitor.notify:
+        severities = ", ".join(notify.severities)
+        yield "notify", f"{notify.kind} at ${notify.url_env} ({severities})"
+
+
+def _task(monitor: Monitor) -> str:
+    if monitor.task == "regression":
+        return "regression"
+    classes = ", ".join(map(label_text, monitor.classes))
+    positive = monitor.classes[1] if monitor.positive is None else monitor.positive
+    score = f"; a score is that of {label_text(positive)}" if monitor.task == "binary" else ""
+    return f"{monitor.task} ({classes}){score}"
+
+
+def _labels(monitor: Monitor) -> str:
+    if not monitor.labelled:
+        return "none"
+    panes = format_duration(timedelta(milliseconds=monitor.performance_pane_ms))
+    return (
+        f"waited for {format_duration(monitor.label_horizon)}, "
+        f"for their prediction {format_duration(monitor.outcome_wait)}; performance by {panes}"
+    )
+
+
+def _rule(rule: Rule) -> str:
+    bound = f"below {rule.below:g}" if rule.below is not None else f"above {rule.above:g}"
+    where = "".join(f" of {part}" for part in (rule.feature, rule.segment) if part)
+    scale = f", windows of {rule.scale} panes" if rule.scale > 1 else ""
+    return f"{rule.name}: {rule.metric}{where} {bound} for {rule.for_}{scale} ({rule.severity})"
+
+
+def _retrain(retrain: Retrain) -> str:
+    causes = [f"on {', '.join(retrain.on)}"] if retrain.on else []
+    if retrain.schedule is not None:
+        causes.append(f'at "{retrain.schedule}" UTC')
+    if retrain.every_labels is not None:
+        causes.append(f"every {retrain.every_labels} labels")
+    return (
+        f"{' or '.join(causes) or 'by hand only'}; {retrain.mode} with {retrain.trainer}, "
+        f"{retrain.promotion} promotion; at most {retrain.per_day} a day, "
+        f"{format_duration(retrain.cooldown)} apart"
+    )
