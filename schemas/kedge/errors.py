@@ -56,6 +56,7 @@ Reason = Literal[
     "schema-mismatch",
     "conflicting-duplicate",
     "too-large",
+    "undeliverable",
 ]
 
 

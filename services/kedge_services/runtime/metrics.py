@@ -105,6 +105,7 @@ CATALOGUE: tuple[Metric, ...] = (
     HTTP_REQUESTS,
     HTTP_SECONDS,
     UNSENT,
+    NOTIFICATIONS,
     SKIPPED_SHADOWS,
     UNLOADED,
 )
