@@ -65,6 +65,8 @@ class Rig(Protocol):
 
     def create(self, topics: Mapping[str, int], **config: str) -> None: ...
 
+    def close(self) -> None: ...
+
     def delete_before(self, topic: str, partition: int, offset: int) -> None: ...
 
 
@@ -75,6 +77,8 @@ class Driver:
         self.rig = rig
         self.backend = rig.backend
         self._opened: list[Consumer | Producer] = []
+        self._writer: Producer | None = None
+        self._reader: Consumer | None = None
 
     def consumer(self, group: str | None = None, instance: str | None = None) -> Consumer:
         consumer = self.backend.consumer(group=group, instance=instance)
@@ -122,13 +126,14 @@ class Driver:
     def values(self, topic: str, partition: int = 0) -> list[bytes | None]:
         """Give the values of all committed records there are now."""
         place = TopicPartition(topic, partition)
-        consumer = self.consumer()
-        consumer.assign({place: consumer.bounds(place)[0]})
-        return [record.value for record in self.read(consumer, place)]
+        self._reader = self._reader or self.consumer()
+        self._reader.assign({place: self._reader.bounds(place)[0]})
+        return [record.value for record in self.read(self._reader, place)]
 
     def close(self) -> None:
         for resource in self._opened:
             resource.close()
+        self.rig.close()
 
 
 class MemoryRig:
@@ -142,6 +147,9 @@ class MemoryRig:
     def create(self, topics: Mapping[str, int], **_: str) -> None:
         self.backend.create(topics)
 
+    def close(self) -> None:
+        pass
+
     def delete_before(self, topic: str, partition: int, offset: int) -> None:
         self.backend.delete_before(topic, partition, offset)
 
@@ -151,7 +159,11 @@ class KafkaRig:
 
     def __init__(self, bootstrap_servers: str) -> None:
         self.settings = Settings(
-            kafka=KafkaSettings(bootstrap_servers=bootstrap_servers),
+            # Short waits, as every test has new topics and reads little.
+            kafka=KafkaSettings(
+                bootstrap_servers=bootstrap_servers,
+                properties={"fetch.wait.max.ms": 10},
+            ),
             prefix=f"c{uuid.uuid4().hex[:10]}.",
         )
         self.backend = KafkaBackend(self.settings)
@@ -165,6 +177,9 @@ class KafkaRig:
         ]
         for future in self._admin.create_topics(new).values():
             future.result()
+
+    def close(self) -> None:
+        self.backend.close()
 
     def delete_before(self, topic: str, partition: int, offset: int) -> None:
         wanted = KafkaPartition(self.settings.prefix + topic, partition, offset)

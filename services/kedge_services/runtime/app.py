@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
@@ -38,13 +39,17 @@ def run_service(service: Service, settings: Settings, stop: threading.Event) -> 
     """
     configure_logs(settings, service.name)
     metrics = Metrics(service.name)
-    loop = Loop(service, KafkaBackend(settings), settings, wall_clock, metrics)
+    backend = KafkaBackend(settings)
+    loop = Loop(service, backend, settings, wall_clock, metrics)
     app = health_app(
         metrics,
         is_alive=lambda: time.monotonic() - loop.stepped_s < _STUCK_S,
         is_ready=lambda: loop.is_ready,
     )
-    with HealthServer(app, host=settings.host, port=settings.port) as server:
+    with (
+        contextlib.closing(backend),
+        HealthServer(app, host=settings.host, port=settings.port) as server,
+    ):
         _log.info("started", health=f"http://{settings.host}:{server.port}")
         loop.run(stop)
     _log.info("stopped")

@@ -96,10 +96,13 @@ class Committer:
             started = time.perf_counter()
             self._transact(changed, producer, consumer)
             self._metrics.observe(m.COMMIT_SECONDS, time.perf_counter() - started)
-            self._count(changed, consumer)
+            self._count(changed)
         for slot, _, target in work:
             slot.committed = target
             slot.task.committed()
+            for topic in target:
+                lag = consumer.lag(TopicPartition(topic, slot.partition))
+                self._metrics.set(m.LAG, lag, topic=topic, partition=str(slot.partition))
 
     def _transact(self, changed: Sequence[_Work], producer: Producer, consumer: Consumer) -> None:
         produce = producer.produce
@@ -121,7 +124,7 @@ class Committer:
         count = self._backend.partitions(TOPIC)
         return replace(output, partition=(output.partition or 0) % count)
 
-    def _count(self, changed: Sequence[_Work], consumer: Consumer) -> None:
+    def _count(self, changed: Sequence[_Work]) -> None:
         """Count what is committed now; once a transaction, not once a record."""
         self._metrics.add(m.COMMITS)
         outputs = [output for w in changed for output in w.commit.outputs]
@@ -132,10 +135,6 @@ class Committer:
         for reason, count in Counter(reason_of(o) for o in outputs if o.topic == TOPIC).items():
             self._metrics.add(m.DEAD_LETTERS, count, reason=reason)
         self._metrics.set(m.OVER_LIMIT, len(self.limit.exceeded()))
-        for slot, _, target in changed:
-            for topic in target:
-                lag = consumer.lag(TopicPartition(topic, slot.partition))
-                self._metrics.set(m.LAG, lag, topic=topic, partition=str(slot.partition))
 
 
 def _target(slot: Slot, commit: Commit) -> dict[str, Position]:

@@ -12,19 +12,22 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
+import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from kedge.errors import BrokerUnavailable, Fenced, KedgeError, Misconfigured, Stop
 from kedge.topics import LARGE_MESSAGE
 from kedge_services.runtime import ports
 from kedge_services.runtime.admin import client_properties
-from kedge_services.runtime.kafka_consumer import KafkaConsumer
+from kedge_services.runtime.kafka_consumer import PASSING, KafkaConsumer
 from kedge_services.runtime.ports import Position, Produce, TransactionAborted
 from kedge_services.runtime.settings import Settings
 
 __all__ = ["KafkaBackend", "KafkaProducer"]
 
 T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
 
 #: A call of a transaction that takes longer counts as failed.  Together they stay
 #: below 20 % of max.poll.interval.ms (300 s), the budget of a revocation.
@@ -45,7 +48,8 @@ _NO_ANSWER = {
 }
 
 _COMMON: dict[str, Any] = {
-    "log_level": 3,
+    # librdkafka prints every refused connection; we say it once, see `_unreachable`.
+    "log_level": 2,
     # Kafka's defaults let a client sleep for 10 s when a broker comes back.
     "reconnect.backoff.ms": 50,
     "reconnect.backoff.max.ms": 1_000,
@@ -74,7 +78,11 @@ class KafkaBackend:
 
     def __init__(self, settings: Settings, *, patience_s: float = 15.0) -> None:
         self._patience_s = patience_s
-        self._properties = {**_COMMON, **client_properties(settings.kafka)}
+        self._properties = {
+            **_COMMON,
+            "error_cb": _unreachable,
+            **client_properties(settings.kafka),
+        }
         self._prefix = settings.prefix
         self._probe: Consumer | None = None
         self._partitions: dict[str, int] = {}
@@ -110,10 +118,14 @@ class KafkaBackend:
         """
         if topic not in self._partitions:
             name = self._prefix + topic
-            try:
+
+            def ask() -> Any:
                 found = self._metadata().list_topics(name, timeout=self._patience_s).topics[name]
-            except KafkaException as error:
-                raise self.unavailable(error) from error
+                if found.error is not None and found.error.code() in PASSING:
+                    raise KafkaException(found.error)
+                return found
+
+            found = self._answer(ask)
             if found.error is not None or not found.partitions:
                 raise Misconfigured(
                     f"topic {name} does not exist; create all of them with `kedge topics create`"
@@ -130,20 +142,21 @@ class KafkaBackend:
             No broker answers.
         """
         wanted = TopicPartition(self._prefix + partition.topic, partition.partition)
+        low, end = self._answer(
+            lambda: self._metadata().get_watermark_offsets(wanted, timeout=self._patience_s)
+        )
+        return low, end
+
+    def _answer(self, ask: Callable[[], Any]) -> Any:
+        """Ask until there is an answer: leaders move, and new topics have none at first."""
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
-                found: Any = self._metadata().get_watermark_offsets(
-                    wanted, timeout=self._patience_s
-                )
+                return ask()
             except KafkaException as error:
-                if not error.args[0].retriable() or time.monotonic() > deadline:
+                if error.args[0].code() not in PASSING or time.monotonic() > deadline:
                     raise self.unavailable(error) from error
-            else:
-                if found is not None:
-                    return int(found[0]), int(found[1])
-                if time.monotonic() > deadline:
-                    raise BrokerUnavailable(f"no broker knows the offsets of {wanted.topic}")
+                time.sleep(0.02)
 
     def full_name(self, topic: str) -> str:
         """Give the topic's name with its prefix, once it is known to exist.
@@ -163,6 +176,12 @@ class KafkaBackend:
             "KEDGE_KAFKA__BOOTSTRAP_SERVERS or [kafka] in kedge.toml"
         )
 
+    def close(self) -> None:
+        """Release the client that asks for metadata."""
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
+
     def _metadata(self) -> Consumer:
         """Give the client that asks for metadata.
 
@@ -179,6 +198,11 @@ class KafkaBackend:
                 }
             )
         return self._probe
+
+
+def _unreachable(error: KafkaError) -> None:
+    if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
+        _log.warning("no Kafka answers; trying again", error=error.str())
 
 
 class KafkaProducer:
@@ -288,6 +312,8 @@ class KafkaProducer:
         deadline = time.monotonic() + self._patience_s
         while True:
             try:
+                # Connected first, as otherwise the first attempt fails and sleeps 0.5 s.
+                producer.list_topics("__transaction_state", timeout=self._patience_s)
                 producer.init_transactions(self._patience_s)
             except KafkaException as error:
                 cause = error.args[0]

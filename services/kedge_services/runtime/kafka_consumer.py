@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from kedge.errors import BrokerUnavailable, Fenced, Misconfigured, Stop
+from kedge.errors import Fenced, KedgeError, Misconfigured, Stop
 from kedge_services.runtime import ports
 from kedge_services.runtime.ports import Batch, OffsetsPending, Position, TransactionAborted
 
@@ -29,6 +30,7 @@ Callback = Callable[[list[ports.TopicPartition]], None]
 _CALL_S = 15.0
 #: How long an answer about offsets is waited for while a transaction holds them.
 _PENDING_S = 1.0
+_WAKE_S = 1.0
 
 _CONSUMER: dict[str, Any] = {
     "isolation.level": "read_committed",
@@ -61,6 +63,25 @@ _MISSING = {
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
+}
+#: Passing states of a cluster; librdkafka marks errors as retriable only in transactions.
+PASSING = {
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.REPLICA_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.UNSTABLE_OFFSET_COMMIT,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError._WAIT_COORD,  # noqa: SLF001
+    KafkaError._TIMED_OUT,  # noqa: SLF001
+    KafkaError._TRANSPORT,  # noqa: SLF001
+    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
 }
 _GENERATION = struct.Struct("<i")
 
@@ -184,6 +205,11 @@ class KafkaConsumer:
         """Go on with these partitions."""
         self._consumer.resume([self._theirs(p) for p in partitions])
         self._paused.difference_update(partitions)
+        # Of a consumer that was paused altogether the threads sleep for up to a
+        # second; a question to the partitions' leaders wakes them.
+        with contextlib.suppress(KafkaException):
+            for partition in partitions:
+                self._consumer.get_watermark_offsets(self._theirs(partition), timeout=_WAKE_S)
 
     # ------------------------------------------------------------------- reading
 
@@ -285,11 +311,10 @@ class KafkaConsumer:
         try:
             found = self._consumer.committed([self._theirs(p) for p in partitions], _PENDING_S)
         except KafkaException as error:
-            if error.args[0].retriable() or error.args[0].code() == _TIMED_OUT:
-                raise OffsetsPending(error.args[0].str()) from error
-            raise BrokerUnavailable(f"no committed offsets: {error.args[0].str()}") from error
-        if pending := next((p.error for p in found if p.error is not None), None):
-            raise OffsetsPending(pending.str())
+            raise self._no_offsets(error.args[0]) from error
+        for partition in found:
+            if partition.error is not None:
+                raise self._no_offsets(partition.error)
         return {self._ours(p): Position(p.offset, p.metadata or "") for p in found if p.offset >= 0}
 
     def bounds(self, partition: ports.TopicPartition) -> tuple[int, int]:
@@ -309,6 +334,11 @@ class KafkaConsumer:
         if self._made is not None:
             self._made.close()
             self._made = None
+
+    def _no_offsets(self, error: KafkaError) -> KedgeError:
+        if error.code() in PASSING:
+            return OffsetsPending(error.str())
+        return Misconfigured(f"Kafka gives no committed offsets: {error.str()}")
 
     @property
     def _consumer(self) -> Consumer:
