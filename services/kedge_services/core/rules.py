@@ -183,7 +183,9 @@ class _Observer:
 
     def run(self) -> list[Alert]:
         window, head = self.window, self.watch.head
-        self.watch.put(replace(head, clock_ms=max(head.clock_ms, window.end_ms)))
+        clock_ms = max(head.clock_ms, window.end_ms)
+        labelled = max(head.labelled_total, window.labelled_total)
+        self.watch.put(replace(head, clock_ms=clock_ms, labelled_total=labelled))
         self._adopt_monitor()
         if not self.watch.is_first(window) or not self._follows():
             return self.alerts
@@ -387,7 +389,7 @@ class _Observer:
             threshold=threshold,
             features=features,
             detail=detail,
-            labelled_total=window.labelled_total,
+            labelled_total=self.watch.head.labelled_total,
         )
 
 

@@ -33,6 +33,8 @@ class Head:
         Of the newest monitor any window has brought into force.
     clock_ms
         The latest event time of any window.
+    labelled_total
+        Labels counted for the model so far.
     data_ms
         End of the latest pane with rows of a followed version.
     incident_id, incident_ends_ms
@@ -43,6 +45,7 @@ class Head:
     serving: str | None = None
     effective_ms: int = 0
     clock_ms: int = 0
+    labelled_total: int = 0
     data_ms: int = 0
     incident_id: str | None = None
     incident_ends_ms: int = 0

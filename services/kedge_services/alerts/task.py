@@ -1,0 +1,153 @@
+"""One partition of the alerts: every rule of its models, window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+import structlog
+
+from kedge import Alert, Monitor, Window
+from kedge.codec import decode, encode
+from kedge.errors import DeadLetter
+from kedge.topics import model_partition
+from kedge_services.core.lifecycle import Instance
+from kedge_services.core.rules import drop, new_watch, observe
+from kedge_services.core.watch import Head, Piece, Series, Watch
+from kedge_services.runtime.dead_letters import dead_letter
+from kedge_services.runtime.ports import Batch, Commit, Position, Produce, Record, TaskContext
+from kedge_services.runtime.tables import MonitorTable, VersionTable
+
+__all__ = ["SERVICE", "AlertsTask"]
+
+SERVICE = "alerts"
+_log = structlog.get_logger(__name__)
+
+_PIECES: dict[str, type[Piece]] = {"model": Head, "series": Series, "alert": Instance}
+
+
+class _Verdict(msgspec.Struct):
+    """The two fields that say whether a window counts; provisional ones are many."""
+
+    is_decided: bool = False
+    is_final: bool = False
+
+
+_verdict = msgspec.json.Decoder(_Verdict)
+
+
+class AlertsTask:
+    """Turns decided windows into alerts; see :mod:`kedge_services.core.rules`."""
+
+    def __init__(
+        self, context: TaskContext, monitors: MonitorTable, versions: VersionTable
+    ) -> None:
+        self._context = context
+        self._monitors = monitors
+        self._versions = versions
+        self._watches: dict[str, Watch] = {}
+        self._outputs: list[Produce] = []
+
+    # ------------------------------------------------------------------- state
+
+    def restore(self, batch: Batch) -> None:
+        """Take state back, piece by piece."""
+        for record in batch.records():
+            kind, _, rest = (record.key or b"").decode().partition("/")
+            if record.value is not None:
+                piece = msgspec.json.decode(record.value, type=_PIECES[kind])
+                self._watch(piece.model).put(piece)
+                continue
+            for watch in self._watches.values():
+                watch.instances.pop(rest, None)
+                watch.series.pop(rest, None)
+
+    def start(self, positions: Mapping[str, Position]) -> Mapping[str, int]:  # noqa: ARG002
+        """Begin; nothing has to be read again."""
+        for watch in self._watches.values():
+            watch.changes.clear()
+        return {}
+
+    def replay(self, batch: Batch) -> None:
+        """Take nothing: the state is in the changelog alone."""
+
+    def commit(self) -> Commit:
+        """Give the alerts, and what changed of the state."""
+        changelog: list[tuple[bytes, bytes | None]] = []
+        for watch in self._watches.values():
+            changelog += (
+                (key.encode(), None if piece is None else msgspec.json.encode(piece))
+                for key, piece in watch.changes.items()
+            )
+            watch.changes.clear()
+        outputs, self._outputs = self._outputs, []
+        return Commit(outputs=outputs, changelog=changelog)
+
+    def committed(self) -> None:
+        """Do nothing: there is no store beside Kafka."""
+
+    def close(self) -> None:
+        """Release nothing."""
+
+    # ----------------------------------------------------------------- windows
+
+    def process(self, batch: Batch) -> None:
+        """Take windows; most of their revisions decide nothing."""
+        for record in batch.records():
+            if record.value is None:
+                continue  # a window that was removed by hand: what it decided stays
+            try:
+                self._one(record, record.value)
+            except DeadLetter as error:
+                letter = dead_letter(record, error.reason, error.detail, service=SERVICE)
+                self._outputs.append(letter)
+
+    def tick(self, now_ms: int, at_end: Mapping[str, bool]) -> None:  # noqa: ARG002
+        """End the alerts of models whose monitor was removed: no window will do it."""
+        for model, watch in self._watches.items():
+            if self._monitors.get(model) is None and watch.active():
+                self._send(drop(watch))
+
+    def paused(self) -> frozenset[str]:
+        """Read everything."""
+        return frozenset()
+
+    def _one(self, record: Record, value: bytes) -> None:
+        try:
+            found = _verdict.decode(value)
+        except msgspec.MsgspecError as error:
+            raise DeadLetter("undecodable", f"no window: {error}") from error
+        if not (found.is_decided or found.is_final):
+            return
+        window = decode(Window, value)
+        own = model_partition(window.model, self._context.partitions(record.topic))
+        if own != record.partition:
+            raise DeadLetter("misrouted", f"{window.model} belongs on partition {own}")
+        watch = self._watch(window.model)
+        monitor = self._monitor(watch, window)
+        if monitor is None:
+            return
+        champion = self._versions.champion(window.model)
+        version = None if champion is None else champion.version
+        self._send(observe(watch, window, monitor, version))
+
+    def _monitor(self, watch: Watch, window: Window) -> Monitor | None:
+        """Give the monitor in force at the window's newest pane; a newer one stays in force."""
+        pane_ms = window.end_ms - (window.end_ms - window.start_ms) // window.scale
+        at_ms = max(pane_ms, watch.head.effective_ms)
+        monitor = self._monitors.get(window.model, at_ms)
+        if monitor is None:
+            # Windows are made for monitors only, so ours may be about to be read.
+            self._context.refresh()
+            monitor = self._monitors.get(window.model, at_ms)
+        return monitor
+
+    def _watch(self, model: str) -> Watch:
+        return self._watches.setdefault(model, new_watch(model))
+
+    def _send(self, alerts: Iterable[Alert]) -> None:
+        for alert in alerts:
+            _log.info(alert.summary, model=alert.model, rule=alert.rule, status=alert.status)
+            key = f"{alert.alert_id}/{alert.status}".encode()
+            where = model_partition(alert.model, self._context.partitions("alerts"))
+            self._outputs.append(Produce("alerts", key, encode(alert), where))
