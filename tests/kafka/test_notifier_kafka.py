@@ -129,13 +129,17 @@ def monitor(settings: Settings, model: str) -> None:
 
 
 def send(settings: Settings, *records: Produce, commit: bool = True) -> None:
-    producer = KafkaBackend(settings).producer("test-sender")
+    backend = KafkaBackend(settings)
+    producer = backend.producer("test-sender")
+    before = backend.bounds(Place("alerts", 0))[1]
     producer.begin()
     for record in records:
         producer.produce(record)
     if commit:
         producer.commit()
     else:
+        # Aborted at once it would never have left the queue.
+        until(lambda: backend.bounds(Place("alerts", 0))[1] > before)
         producer.abort()
     producer.close()
 
