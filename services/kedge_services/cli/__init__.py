@@ -32,9 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def application() -> typer.Typer:
     """Give the whole command line as one Typer application."""
-    import importlib
-
     import typer
+
+    from kedge_services.cli import broker, demo, models, monitors, run, tail, topics, up
 
     app = typer.Typer(
         name="kedge",
@@ -55,13 +55,7 @@ def application() -> typer.Typer:
     ) -> None:  # fmt: skip
         del version
 
-    for name in ("demo", "up", "run", "broker", "topics", "monitors", "models", "tail"):
-        try:
-            module = importlib.import_module(f"kedge_services.cli.{name}")
-        except ModuleNotFoundError as error:
-            if not (error.name or "").startswith("kedge"):
-                raise
-            continue
+    for module in (demo, up, run, broker, topics, monitors, models, tail):
         app.add_typer(module.commands)
     return app
 
