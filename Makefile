@@ -36,8 +36,9 @@ format: $(STAMP)  ## let ruff put the code in order
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-schemas: $(STAMP)  ## write schemas/kedge/json anew
+schemas: $(STAMP)  ## write schemas/kedge/json and docs/reference.md anew
 	$(BIN)/python -m kedge.schemas
+	$(BIN)/python -m kedge_services.cli.reference
 
 clean:  ## remove what the targets made here
 	rm -rf $(VENV) .kedge .mypy_cache .ruff_cache .pytest_cache

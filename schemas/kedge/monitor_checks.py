@@ -16,7 +16,17 @@ from kedge.monitor import Monitor, Rule, format_duration
 from kedge.toml_lines import Location
 from kedge.topics import TOPICS
 
-__all__ = ["BUILT_IN_RULES", "RETRAIN_KINDS", "TRAINERS", "Mistake", "mistakes", "suggestion"]
+__all__ = [
+    "BUILT_IN_RULES",
+    "FEATURE_METRICS",
+    "PERFORMANCE_METRICS",
+    "RETRAIN_KINDS",
+    "TRAINERS",
+    "WINDOW_METRICS",
+    "Mistake",
+    "mistakes",
+    "suggestion",
+]
 
 Mistake = tuple[Location, str]
 
@@ -31,13 +41,34 @@ RETRAIN_KINDS = (
 )
 #: Rules every monitor has without declaring them.
 BUILT_IN_RULES = ("no-data", "low-coverage", "dead-letters", *RETRAIN_KINDS)
-#: Trainers that come with Kedge; others are named as ``package.module:function``.
-TRAINERS = ("sklearn-hist-gradient-boosting", "river-logistic", "river-hoeffding-tree")
+#: Trainers that come with Kedge.
+TRAINERS = ("sklearn-hist-gradient-boosting", "river-logistic")
+#: What a rule can be about without naming a feature, by task.
+PERFORMANCE_METRICS = {
+    "binary": ("accuracy", "error_rate", "precision", "recall", "f1"),
+    "multiclass": ("accuracy", "error_rate", "macro_precision", "macro_recall", "macro_f1"),
+    "regression": ("mae", "rmse"),
+}
+_SHIFT = ("psi", "jensen_shannon", "kolmogorov_smirnov", "effect_w")
+WINDOW_METRICS = (
+    "drifted_features",
+    "label_effect_w",
+    *(f"{output}_{metric}" for output in ("prediction", "score") for metric in _SHIFT),
+)
+#: What a rule can be about together with ``feature``.
+FEATURE_METRICS = (
+    *_SHIFT,
+    "null_share",
+    "type_error_share",
+    "not_finite_share",
+    "unseen_share",
+    "below_share",
+    "above_share",
+)
 
 #: Topics that must still hold a prediction when its label may come, and a day of slack.
 _JOINED = ("predictions", "outcomes", "examples", "panes")
 _SLACK = timedelta(days=1)
-_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -72,6 +103,9 @@ def _labels(monitor: Monitor) -> Iterator[Mistake]:
     for index, text in enumerate(texts):
         if text in texts[:index]:
             yield ("classes", index), f'"{text}" is already in the list'
+    if monitor.task == "binary" and monitor.positive not in (None, monitor.classes[1]):
+        last = label_text(monitor.classes[0])
+        yield ("positive",), f'a score is that of the second class; list "{last}" last in classes'
     if monitor.task == "regression":
         for name, given in (("classes", monitor.classes), ("positive", monitor.positive)):
             if given not in ([], None):
@@ -121,6 +155,13 @@ def _rules(monitor: Monitor) -> Iterator[Mistake]:
 def _rule(monitor: Monitor, rule: Rule) -> Iterator[tuple[str, str]]:
     if rule.name in BUILT_IN_RULES:
         yield "name", f'"{rule.name}" is a built-in rule, choose another name'
+    metrics: tuple[str, ...] = FEATURE_METRICS
+    if rule.feature is None:
+        metrics = (*PERFORMANCE_METRICS[monitor.task], *WINDOW_METRICS)
+    if rule.feature is None and rule.metric in FEATURE_METRICS:
+        yield "metric", f'"{rule.metric}" is measured by feature, name one with `feature`'
+    elif rule.metric not in metrics:
+        yield "metric", f'"{rule.metric}" is not measured; {suggestion(rule.metric, metrics)}'
     if rule.scale not in monitor.windows.scales:
         yield "scale", f"{rule.scale} is not one of windows.scales {monitor.windows.scales}"
     if rule.feature is not None and rule.feature not in monitor.features:
@@ -146,10 +187,9 @@ def _retrain(monitor: Monitor) -> Iterator[Mistake]:
         if name not in known:
             hint = suggestion(name, known)
             yield ("retrain", "on", index), f'"{name}" is no rule and no kind of alert; {hint}'
-    if retrain.trainer not in TRAINERS and not _FUNCTION.fullmatch(retrain.trainer):
+    if retrain.trainer not in TRAINERS:
         hint = suggestion(retrain.trainer, TRAINERS)
-        text = f'"{retrain.trainer}" is no trainer; {hint} (or yours, "package.module:function")'
-        yield ("retrain", "trainer"), text
+        yield ("retrain", "trainer"), f'"{retrain.trainer}" is no trainer; {hint}'
 
 
 def _notify(monitor: Monitor) -> Iterator[Mistake]:

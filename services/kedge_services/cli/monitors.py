@@ -30,7 +30,7 @@ __all__ = ["apply_monitors", "commands", "read_monitors"]
 
 commands = typer.Typer()
 
-Files = Annotated[list[Path], typer.Argument(help="Monitors in TOML.", metavar="MONITOR.toml...")]
+Files = Annotated[list[Path], typer.Argument(help="Monitors in TOML.", metavar="MONITOR.toml")]
 
 
 @commands.command()

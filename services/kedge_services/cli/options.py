@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 
 from kedge.errors import BrokerUnavailable
@@ -44,6 +46,8 @@ def settings_from(
     BrokerUnavailable
         ``need_kafka``, and no address is known.
     """
+    # Commands answer on stdout; what is logged must not stand between the lines.
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     settings = Settings.load(config)
     address = bootstrap_servers or settings.kafka.bootstrap_servers or announced()
     if address is None:

@@ -6,17 +6,22 @@ The environment comes before the file, the file before the defaults, e.g.
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
+from kedge.errors import UsageError
+from kedge.monitor_checks import suggestion
+from kedge.problems import Problem, problems
 from kedge.topics import DEFAULT_PREFIX, MODEL_PARTITIONS, REQUEST_PARTITIONS
 
 __all__ = ["KafkaSettings", "LoopSettings", "ServingSettings", "Settings"]
@@ -29,20 +34,43 @@ class _Section(BaseModel):
 class KafkaSettings(_Section):
     """Where Kafka is; ``properties`` go to librdkafka as they are (TLS, SASL, …)."""
 
-    bootstrap_servers: str | None = None
-    properties: dict[str, str | int | float | bool] = {}
-    replication_factor: int = Field(default=1, ge=1)
+    bootstrap_servers: str | None = Field(
+        default=None,
+        description="Addresses, `host:port,…`; without them the local broker that "
+        "`kedge up` or `kedge broker` announces in `.kedge/broker.json`.",
+    )
+    properties: dict[str, str | int | float | bool] = Field(
+        default={}, description="librdkafka's properties, as they are: TLS, SASL, …"
+    )
+    replication_factor: int = Field(
+        default=1, ge=1, description="Of the topics that `kedge topics create` makes."
+    )
 
 
 class LoopSettings(_Section):
     """The transactional loop."""
 
-    commit_interval_ms: int = Field(default=500, ge=1)
-    commit_records: int = Field(default=200_000, ge=1, description="Commit at the latest after.")
-    poll_records: int = Field(default=10_000, ge=1)
-    idle_commit_interval_ms: int = Field(default=1_000, ge=1)
-    dead_letter_ratio: float = Field(default=0.5, gt=0, le=1)
-    dead_letter_minimum: int = Field(default=1_000, ge=1)
+    commit_interval_ms: int = Field(
+        default=500, ge=1, description="A transaction is committed this often while records come."
+    )
+    commit_records: int = Field(
+        default=200_000, ge=1, description="And at the latest after so many records."
+    )
+    poll_records: int = Field(
+        default=10_000, ge=1, description="Records taken from Kafka at a time, at most."
+    )
+    idle_commit_interval_ms: int = Field(
+        default=1_000, ge=1, description="How often progress is told while no records come."
+    )
+    dead_letter_ratio: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Share of unreadable records of a partition and model that is an alarm.",
+    )
+    dead_letter_minimum: int = Field(
+        default=1_000, ge=1, description="Records before that share is judged."
+    )
     accept_loss: bool = Field(
         default=False, description="Go on, counting, where records were deleted before being read."
     )
@@ -51,17 +79,27 @@ class LoopSettings(_Section):
 class ServingSettings(_Section):
     """The HTTP side of serving."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(default=9180, ge=0, le=65535)
+    host: str = Field(default="127.0.0.1", description="Where the Open Inference Protocol listens.")
+    port: int = Field(default=9180, ge=0, le=65535, description="Its port; 0 takes a free one.")
     max_pending: int = Field(default=1_000, ge=1, description="Requests waiting; beyond: 503.")
 
 
 class TimeSettings(_Section):
     """Event time, where a monitor does not say otherwise."""
 
-    max_skew_ms: int = Field(default=300_000, ge=0)
-    idle_after_ms: int = Field(default=30_000, ge=0)
-    revise_interval_ms: int = Field(default=5_000, ge=0)
+    max_skew_ms: int = Field(
+        default=300_000,
+        ge=0,
+        description="How far an event time may lie beyond the append time of its record.",
+    )
+    idle_after_ms: int = Field(
+        default=30_000,
+        ge=0,
+        description="A partition quiet for so long no longer holds back a model's watermark.",
+    )
+    revise_interval_ms: int = Field(
+        default=5_000, ge=0, description="A window is revised for display no more often than this."
+    )
 
 
 class Settings(BaseSettings):
@@ -75,20 +113,38 @@ class Settings(BaseSettings):
         toml_file="kedge.toml",
     )
 
-    kafka: KafkaSettings = KafkaSettings()
-    loop: LoopSettings = LoopSettings()
-    serving: ServingSettings = ServingSettings()
-    time: TimeSettings = TimeSettings()
-    prefix: str = DEFAULT_PREFIX
-    request_partitions: int = Field(default=REQUEST_PARTITIONS, ge=1)
-    model_partitions: int = Field(default=MODEL_PARTITIONS, ge=1)
-    state_dir: Path = Path(".kedge/state")
-    artefacts: str = Field(default=".kedge/artefacts", description="Directory or fsspec URL.")
+    kafka: KafkaSettings = Field(default=KafkaSettings(), description="Where Kafka is.")
+    loop: LoopSettings = Field(default=LoopSettings(), description="The transactional loop.")
+    serving: ServingSettings = Field(
+        default=ServingSettings(), description="The HTTP side of serving."
+    )
+    time: TimeSettings = Field(
+        default=TimeSettings(), description="Event time, where a monitor does not say otherwise."
+    )
+    prefix: str = Field(default=DEFAULT_PREFIX, description="What all names of topics start with.")
+    request_partitions: int = Field(
+        default=REQUEST_PARTITIONS,
+        ge=1,
+        description="Partitions of predictions, outcomes, requests, examples; never changed later.",
+    )
+    model_partitions: int = Field(
+        default=MODEL_PARTITIONS,
+        ge=1,
+        description="Partitions of topics partitioned by model; never changed later.",
+    )
+    state_dir: Path = Field(
+        default=Path(".kedge/state"), description="Local stores; can be lost, Kafka restores them."
+    )
+    artefacts: str = Field(
+        default=".kedge/artefacts", description="Store of model files: directory or fsspec URL."
+    )
     ordinal: int = Field(default=0, ge=0, description="The slot of this process in its service.")
     host: str = Field(default="127.0.0.1", description="Where /metrics and /healthz listen.")
     port: int = Field(default=0, ge=0, le=65535, description="Their port; 0 takes a free one.")
-    log_level: str = "info"
-    log_format: str = Field(default="console", pattern="^(console|json)$")
+    log_level: str = Field(default="info", description="debug, info, warning or error.")
+    log_format: Literal["console", "json"] = Field(
+        default="console", description="Lines for people, or JSON for machines."
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -111,21 +167,34 @@ class Settings(BaseSettings):
         UsageError
             A setting is unknown or wrong; the message names it.
         """
-        from pydantic import ValidationError
-
-        from kedge.errors import UsageError
-
         if file is not None and not file.is_file():
             raise UsageError(f"{file}: no such settings file")
+        path = Path("kedge.toml") if file is None else file
         loader = cls
         if file is not None:
-            loader = type(
-                "Settings", (cls,), {"model_config": {**cls.model_config, "toml_file": file}}
-            )
+            config = {**cls.model_config, "toml_file": file}
+            loader = type("Settings", (cls,), {"model_config": config})
         try:
             return loader(**overrides)
         except ValidationError as error:
-            lines = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors()
-            )
-            raise UsageError(f"settings are not valid: {lines}") from error
+            lines = "; ".join(map(_sentence, problems(error)))
+            raise UsageError(
+                f"settings (KEDGE_… variables or {path}) are not valid: {lines}"
+            ) from error
+        except SettingsError as error:
+            raise UsageError(f"settings: a KEDGE_… variable cannot be read: {error}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise UsageError(f"{path}: not valid TOML: {error}") from error
+
+
+def _sentence(problem: Problem) -> str:
+    if problem.kind != "extra_forbidden":
+        return f"{problem.field}: {problem.sentence}"
+    section: type[BaseModel] = Settings
+    for name in problem.location[:-1]:
+        inner = section.model_fields[str(name)].annotation
+        if not isinstance(inner, type) or not issubclass(inner, BaseModel):
+            break
+        section = inner
+    known = list(section.model_fields)
+    return f"{problem.field}: no such setting; {suggestion(str(problem.location[-1]), known)}"

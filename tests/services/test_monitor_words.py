@@ -1,0 +1,58 @@
+"""The words a monitor may use are those the services understand."""
+
+from __future__ import annotations
+
+import pytest
+
+from kedge.monitor_checks import (
+    FEATURE_METRICS,
+    PERFORMANCE_METRICS,
+    TRAINERS,
+    WINDOW_METRICS,
+)
+from kedge_services.core.binning import FeatureBinner
+from kedge_services.core.deltas import DriftDelta, PerformanceDelta
+from kedge_services.core.detectors import Budget, DriftJudge
+from kedge_services.core.performance import performance_measures
+from kedge_services.core.references import build_reference
+from kedge_services.trainer.families import FAMILIES
+
+
+def test_the_trainers_a_monitor_may_name_are_the_families_there_are() -> None:
+    assert set(TRAINERS) == set(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "positive"),
+    [("binary", ["a", "b"], "b"), ("multiclass", ["a", "b", "c"], None), ("regression", [], None)],
+)
+def test_rules_may_be_about_every_metric_of_performance(
+    task: str, classes: list[str], positive: str | None
+) -> None:
+    table = {"a": {"a": 5, "b": 1}, "b": {"a": 1, "b": 5}, "c": {"c": 1}}
+    counts = PerformanceDelta(
+        predicted=13, labelled=13, confusion={k: table[k] for k in classes}, absolute_error=9
+    )
+    found = {m.name for m in performance_measures(counts, classes=classes, positive=positive)}
+    assert found == set(PERFORMANCE_METRICS[task])
+
+
+def test_rules_may_be_about_every_measure_of_drift() -> None:
+    numbers = [float(i) for i in range(500)]
+    words = ["a", "b"] * 250
+    reference = build_reference(
+        model="m", version="1", columns={"n": numbers, "c": words},
+        kinds={"n": "numeric", "c": "categorical"}, predictions=words,
+        scores=[i / 500 for i in range(500)], regression=False,
+    )  # fmt: skip
+    window = DriftDelta(rows=500)
+    for name, values in (("n", numbers), ("c", words)):
+        window.features[name] = FeatureBinner(reference.features[name]).count(values)
+    assert reference.prediction is not None
+    assert reference.score is not None
+    window.prediction = FeatureBinner(reference.prediction).count(words)
+    window.score = FeatureBinner(reference.score).count([i / 500 for i in range(500)])
+    found = DriftJudge(reference).judge(window, budget=Budget(per_pane=0.01, per_week=1.0)).measures
+    assert {m.name for m in found if m.feature} <= set(FEATURE_METRICS)
+    assert {m.name for m in found if not m.feature} <= set(WINDOW_METRICS)
+    assert len({m.name for m in found}) > 8
