@@ -1,3 +1,4 @@
+# ruff: noqa: SLF001 -- names of librdkafka's own errors begin with an underscore
 from __future__ import annotations
 
 import pytest

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -23,7 +23,7 @@ from kedge_services.runtime.kafka_consumer import PASSING, KafkaConsumer
 from kedge_services.runtime.ports import Position, Produce, TransactionAborted
 from kedge_services.runtime.settings import Settings
 
-__all__ = ["KafkaBackend", "KafkaProducer"]
+__all__ = ["KafkaBackend", "KafkaProducer", "next_move"]
 
 T = TypeVar("T")
 
@@ -205,6 +205,23 @@ def _unreachable(error: KafkaError) -> None:
         _log.warning("no Kafka answers; trying again", error=error.str())
 
 
+def next_move(error: KafkaError) -> Literal["again", "restore", "replace", "leave", "stop"]:
+    """Say what follows from an error of a transactional call.
+
+    ``again``: the same call.  ``restore``: abort, and back to what is committed.
+    ``replace``: the same, with a new producer, as this one is broken or nobody
+    knows how its transaction ended.  ``leave``: the slot has another owner.
+    ``stop``: a person has to look.
+    """
+    if error.code() in _FENCED:
+        return "leave"
+    if error.txn_requires_abort():
+        return "restore"
+    if error.fatal() or error.code() in _NO_ANSWER:
+        return "replace"
+    return "again" if error.retriable() else "stop"
+
+
 class KafkaProducer:
     """A transactional producer; one that fails beyond repair is replaced inside.
 
@@ -337,22 +354,21 @@ class KafkaProducer:
             try:
                 return function(*arguments)
             except KafkaException as error:
-                cause = error.args[0]
-                is_passing = cause.retriable() and cause.code() not in _NO_ANSWER
-                if not is_passing or time.monotonic() > deadline:
+                if next_move(error.args[0]) != "again" or time.monotonic() > deadline:
                     self._fail(error)
 
     def _fail(self, error: KafkaException) -> NoReturn:
         """Raise what the loop understands."""
         cause = error.args[0]
-        if cause.code() in _FENCED:
+        move = next_move(cause)
+        if move == "leave":
             raise Fenced(
                 f"another process has taken the slot {self._properties['transactional.id']} "
-                f"({cause.str()}); give this one another --ordinal"
+                f"({cause.str()}): give this one another --ordinal; or it was stopped for longer "
+                "than a transaction may take: start it again"
             ) from error
-        if cause.txn_requires_abort():
-            raise TransactionAborted(cause.str()) from error
-        if cause.fatal() or cause.code() in _NO_ANSWER:
+        if move == "stop":
+            raise Stop(f"Kafka refuses: {cause.str()}") from error
+        if move != "restore":
             self._replace()
-            raise TransactionAborted(cause.str()) from error
-        raise Stop(f"Kafka refuses: {cause.str()}") from error
+        raise TransactionAborted(cause.str()) from error
