@@ -14,6 +14,9 @@ from kedge.versions import FeatureColumn
 
 __all__ = ["class_outputs", "is_text", "numbers", "texts"]
 
+#: The largest number a model sees.
+BOUND = 1e300
+
 _NUMBERS = frozenset({float, int, bool, type(None)})
 _TEXTS = frozenset({str, type(None)})
 
@@ -26,9 +29,16 @@ def is_text(column: FeatureColumn) -> bool:
 def numbers(values: Sequence[Scalar | None]) -> NDArray[np.float64]:
     """Give a numeric column, shape (n,); NaN is missing, and so is what is no number.
 
-    >>> numbers([1, None, "7", True]).tolist()
-    [1.0, nan, nan, 1.0]
+    What is beyond :data:`BOUND`, infinities too, is put on it: the mean of two
+    neighbours must stay finite, as trees are cut there.
+
+    >>> numbers([1, None, "7", True, float("-inf")]).tolist()
+    [1.0, nan, nan, 1.0, -1e+300]
     """
+    return np.clip(_floats(values), -BOUND, BOUND)
+
+
+def _floats(values: Sequence[Scalar | None]) -> NDArray[np.float64]:
     # A text is not parsed: NumPy would read "7" as 7, which training never saw.
     if _NUMBERS.issuperset(map(type, values)):
         try:

@@ -1,0 +1,147 @@
+"""What a new version is held to: honest answers to rows it has not learnt from, and features.
+
+The losses of a reference calibrate the error-rate detector, so they must not
+be those of rows the model was fitted on.  A batch family answers its window in
+five contiguous blocks, each by a model trained on the other four; a window of
+10,000 rows or more in one block, the newest fifth (at most 5,000 rows), by a
+model trained on what was before.  An incremental family answers every row
+before it learns from it.
+
+The newest 20 % of *all* rows would be simpler, but after a change of concept
+they are rows of the old and the new one mixed, and a window of 500 would have
+nothing to be trained on before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from kedge.base import Scalar
+from kedge.events import Example, Output, RetrainRequest
+from kedge.panes import Reference
+from kedge_services.core import selection
+from kedge_services.core.binning import output_label, output_score
+from kedge_services.core.references import build_reference
+from kedge_services.runtime.formats.columns import is_text
+from kedge_services.trainer.families import Family, Shape, Table
+
+__all__ = ["Held", "make_reference"]
+
+BLOCKS = 5
+#: Rows from which one block is enough, and the rows it has at most.
+MANY = 10_000
+MOST = 5_000
+#: Rows of the newest data the features are compared with, if there are so many.
+FEATURE_ROWS = 5_000
+#: Rows without which a reference allows no verdict.
+LEAST = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Answers to rows by models that had not learnt from them.
+
+    ``indices`` are the rows', in the order of training.
+    """
+
+    indices: Sequence[int]
+    outputs: Sequence[Output]
+
+    @classmethod
+    def of(
+        cls, family: Family, table: Table, indices: Sequence[int], shape: Shape, *, seed: int
+    ) -> Held:
+        """Have a window's rows answered in blocks; ``indices`` are those of the table's rows."""
+        n = len(table)
+        edges = [k * n // BLOCKS for k in range(BLOCKS + 1)]
+        if n >= MANY:
+            edges = [n - min(MOST, n // BLOCKS), n]
+        taken: list[int] = []
+        outputs: list[Output] = []
+        for start, end in pairwise(edges):
+            try:
+                fitted = family.fit(table.without(start, end), shape, seed=seed)
+            except ValueError:
+                continue  # without this block one class is left, nothing can be learnt
+            taken += indices[start:end]
+            outputs += fitted.predictor.predict(table.rows[start:end])
+        return cls(taken, outputs)
+
+
+def make_reference(
+    *,
+    request: RetrainRequest,
+    rows: Sequence[Example],
+    taken: Sequence[int],
+    held: Held,
+    shape: Shape,
+    is_window: bool,
+) -> Reference:
+    """Make the reference of a new version; the registry puts the version's name in.
+
+    Parameters
+    ----------
+    rows
+        All rows there are, in the order of training.
+    taken
+        Those the model was trained on.
+    held
+        Answers to some of them by models that had not seen them.
+    is_window
+        The rows are those since a known change: what was before it is no
+        reference for the features, however few rows there are.
+    """
+    features = _by_time(rows, _feature_rows(taken, len(rows), is_window=is_window))
+    answered = _by_time(rows, range(len(held.indices)), held.indices)
+    outputs = [held.outputs[k] for k in answered]
+    labelled = [rows[held.indices[k]] for k in answered]
+    kinds: dict[str, Literal["numeric", "categorical"]] = {
+        column.name: "categorical" if is_text(column) else "numeric" for column in shape.columns
+    }
+    is_regression = not shape.classes
+    # Counted as the panes will count what the version answers when it serves.
+    counted = [output.model_dump(exclude_none=True) for output in outputs]
+    predictions = list(map(output_label, counted))
+    scores = list(map(output_score, counted))
+    return build_reference(
+        model=request.model,
+        version=request.request_id,
+        columns={name: [rows[i].features.get(name) for i in features] for name in kinds},
+        kinds=kinds,
+        predictions=predictions,
+        scores=None if is_regression else scores,
+        labels=[example.label for example in labelled],
+        losses=[_loss(o, e, shape.classes) for o, e in zip(outputs, labelled, strict=True)],
+        origin="held-out",
+        lineage={"request_id": request.request_id, "held_out_rows": len(labelled)},
+        regression=is_regression,
+    )
+
+
+def _feature_rows(taken: Sequence[int], total: int, *, is_window: bool) -> Sequence[int]:
+    if is_window and len(taken) >= LEAST:
+        return taken
+    return range(total - min(total, max(len(taken), FEATURE_ROWS)), total)
+
+
+def _by_time(
+    rows: Sequence[Example], keys: Sequence[int], indices: Sequence[int] | None = None
+) -> list[int]:
+    """Give the keys in the order of their rows' event times."""
+
+    def time_of(key: int) -> tuple[int, str]:
+        row = rows[key if indices is None else indices[key]]
+        return row.event_time_ms, row.prediction_id
+
+    return sorted(keys, key=time_of)
+
+
+def _loss(output: Output, example: Example, classes: Sequence[Scalar]) -> float:
+    said = selection.answer(output, classes)
+    true = selection.target(example.label, classes)
+    if said is None or true is None:
+        raise ValueError("a row of the reference has no answer or no label")
+    return abs(said - true) if not classes else float(said != true)
