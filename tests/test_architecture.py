@@ -22,7 +22,7 @@ PACKAGES = {"cli": "cli", "local": "local", "runtime": "runtime", "core": "core"
 #: What would give the core a broker, a clock, an environment, a log or a network.
 FORBIDDEN_IN_CORE = {
     "aiohttp", "aiokafka", "asyncio", "confluent_kafka", "datetime.datetime.now", "fastapi",
-    "faust", "fsspec", "httpx", "kedge.client", "logging", "os", "prometheus_client", "requests",
+    "faust", "fsspec", "httpx", "kedge.client", "kedge.outbox", "logging", "os", "prometheus_client", "requests",
     "rocksdict", "socket", "structlog", "subprocess", "threading", "time", "urllib", "uvicorn",
 }  # fmt: skip
 
@@ -94,7 +94,7 @@ def test_the_core_is_pure(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_only_the_runtime_the_client_and_local_know_kafka(path: Path) -> None:
-    at_home = ("kedge_services.runtime", "kedge.client", "kedge_services.local")
+    at_home = ("kedge_services.runtime", "kedge.client", "kedge.outbox", "kedge_services.local")
     if any(is_below(module_of(path), module) for module in at_home):
         return
     assert [n for n in imports(path) if is_below(n, "confluent_kafka")] == []

@@ -14,47 +14,24 @@ delivered or reported as lost: to ``on_error`` at once, and by ``flush`` and
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException, Producer
 from pydantic import ValidationError
 
 from kedge.base import Event, Label, Role, Scalar
 from kedge.codec import dead_letter_of, encode
-from kedge.errors import (
-    BrokerUnavailable,
-    DeadLetter,
-    DeliveryFailed,
-    QueueFull,
-    Stop,
-    UsageError,
-)
+from kedge.errors import DeadLetter, DeliveryFailed, QueueFull
 from kedge.events import Outcome, Prediction, ScoringRequest
+from kedge.outbox import LostEvent, Outbox
 from kedge.topics import DEFAULT_PREFIX, request_id
 
 __all__ = ["Client", "LostEvent"]
 
-_log = logging.getLogger(__name__)
-_POLL_S = 0.05
-
 E = TypeVar("E", bound=Event)
-
-
-@dataclass(frozen=True, slots=True)
-class LostEvent:
-    """An event the broker did not take; ``value`` can be sent again as it is."""
-
-    topic: str
-    key: str
-    value: bytes
-    why: str
 
 
 class Client:
@@ -93,32 +70,14 @@ class Client:
         on_error: Callable[[LostEvent], None] | None = None,
         properties: Mapping[str, str | float | bool] | None = None,
     ) -> None:
-        fixed = {"partitioner": "murmur2_random", "enable.idempotence": True}
-        if wrong := sorted(fixed.keys() & (properties or {}).keys()):
-            raise UsageError(f"{', '.join(wrong)}: fixed by Kedge, leave it out")
-        config = {
-            "bootstrap.servers": bootstrap_servers,
-            "compression.type": "zstd",
-            "linger.ms": 5,
-            "queue.buffering.max.messages": max_queue,
-            **(properties or {}),
-            **fixed,
-        }
-        try:
-            self._producer = Producer(config, logger=_log)
-        except (KafkaException, ValueError, TypeError) as error:
-            raise UsageError(f"Kafka properties are not valid: {_why(error)}") from error
-        self._servers = bootstrap_servers
         self._prefix = prefix
-        self._max_wait_s = max_wait_s
-        self._on_error = on_error
-        self._lock = threading.Lock()
-        self._accepted = 0
-        self._delivered = 0
-        self._lost = 0
-        self._reported = 0
-        self._last_error = ""
-        self._closed = False
+        self._outbox = Outbox(
+            bootstrap_servers,
+            max_queue=max_queue,
+            max_wait_s=max_wait_s,
+            on_error=on_error,
+            properties=properties or {},
+        )
 
     # ------------------------------------------------------------- sending
 
@@ -262,19 +221,17 @@ class Client:
     @property
     def delivered(self) -> int:
         """Number of events the broker has confirmed."""
-        return self._delivered
+        return self._outbox.delivered
 
     @property
     def lost(self) -> int:
         """Number of events accepted by this client and not taken by the broker."""
-        return self._lost
+        return self._outbox.lost
 
     @property
     def waiting(self) -> int:
         """Number of events accepted whose fate is not known yet."""
-        # Not the producer's length: that counts its pending log lines, too.
-        with self._lock:
-            return self._accepted - self._delivered - self._lost
+        return self._outbox.waiting
 
     def flush(self, timeout: float = 30.0) -> None:
         """Wait until the fate of every event is known.
@@ -286,13 +243,7 @@ class Client:
         BrokerUnavailable
             After ``timeout`` seconds some still wait; they stay in the queue.
         """
-        self._producer.flush(timeout)
-        self._report()
-        if waiting := self.waiting:
-            raise BrokerUnavailable(
-                f"{waiting} events still wait for Kafka at {self._servers}"
-                f"{': ' + self._last_error if self._last_error else ''}"
-            )
+        self._outbox.flush(timeout)
 
     def close(self, timeout: float = 30.0) -> None:
         """Wait like :meth:`flush`; what is not delivered by then counts as lost.
@@ -302,14 +253,7 @@ class Client:
         DeliveryFailed
             Some were lost since this was last reported.
         """
-        if self._closed:
-            return
-        self._closed = True
-        self._producer.flush(timeout)
-        if self.waiting:
-            self._producer.purge()
-            self._producer.flush(1.0)
-        self._report()
+        self._outbox.close(timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -342,65 +286,10 @@ class Client:
         return sent
 
     def _send(self, topic: str, event_id: str, event: Event, *, block: bool) -> None:
-        if self._closed:
-            raise UsageError("the client is closed")
-        key, value = request_id(event_id), encode(event)
+        key = request_id(event_id)
         if not key:
             raise DeadLetter("bad-key", f"{event_id!r} has no request id before its `#`")
-        deadline = time.monotonic() + (self._max_wait_s if block else 0.0)
-        self._count_accepted(1)
-        try:
-            self._produce(topic, key, value, deadline)
-        except BaseException:
-            self._count_accepted(-1)
-            raise
-        self._producer.poll(0)
-
-    def _produce(self, topic: str, key: str, value: bytes, deadline: float) -> None:
-        name = self._prefix + topic
-        while True:
-            try:
-                self._producer.produce(name, value, key, on_delivery=self._delivery)
-            except BufferError:
-                if time.monotonic() >= deadline:
-                    waiting = self.waiting - 1  # without this one
-                    raise QueueFull(f"{waiting} events wait for Kafka at {self._servers}") from None
-                self._producer.poll(_POLL_S)
-            except KafkaException as error:
-                raise _refused(error.args[0]) from error
-            else:
-                return
-
-    def _count_accepted(self, events: int) -> None:
-        with self._lock:
-            self._accepted += events
-
-    def _delivery(self, error: KafkaError | None, message: Any) -> None:
-        if error is None:
-            with self._lock:
-                self._delivered += 1
-            return
-        lost = LostEvent(
-            topic=message.topic(),
-            key=(message.key() or b"").decode(),
-            value=message.value() or b"",
-            why=error.str(),
-        )
-        with self._lock:
-            self._lost += 1
-            self._last_error = lost.why
-        _log.error("lost an event for %s with key %s: %s", lost.topic, lost.key, lost.why)
-        if self._on_error is not None:
-            try:
-                self._on_error(lost)
-            except Exception:  # noqa: BLE001 -- the user's code; it must not look like a failed send
-                _log.exception("on_error raised")
-
-    def _report(self) -> None:
-        with self._lock:
-            new, self._reported = self._lost - self._reported, self._lost
-        if new:
-            raise DeliveryFailed(new, self._last_error)
+        self._outbox.send(self._prefix + topic, key, encode(event), block=block)
 
 
 def _build(cls: type[E], **fields: Any) -> E:
@@ -408,17 +297,6 @@ def _build(cls: type[E], **fields: Any) -> E:
         return cls(**fields)
     except ValidationError as error:
         raise dead_letter_of(cls, error) from error
-
-
-def _refused(error: KafkaError) -> DeadLetter | Stop:
-    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-        return DeadLetter("too-large", error.str())
-    return Stop(f"Kafka's producer has failed for good, make a new Client: {error.str()}")
-
-
-def _why(error: Exception) -> str:
-    first = error.args[0] if error.args else error
-    return first.str() if isinstance(first, KafkaError) else str(first)
 
 
 def _now_ms() -> int:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
-from kedge.monitor_file import load_monitor
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from kedge.errors import UsageError
+from kedge.monitor_file import load_monitor
 
 if TYPE_CHECKING:
     from kedge_services.local.demo.stage import Stage

@@ -1,0 +1,187 @@
+"""The way of events to the broker: a bounded queue whose every event has a known fate."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from kedge.errors import (
+    BrokerUnavailable,
+    DeadLetter,
+    DeliveryFailed,
+    QueueFull,
+    Stop,
+    UsageError,
+)
+
+__all__ = ["LostEvent", "Outbox"]
+
+_log = logging.getLogger("kedge.client")
+_POLL_S = 0.05
+_FIXED: Mapping[str, Any] = {"partitioner": "murmur2_random", "enable.idempotence": True}
+
+
+@dataclass(frozen=True, slots=True)
+class LostEvent:
+    """An event the broker did not take; ``value`` can be sent again as it is."""
+
+    topic: str
+    key: str
+    value: bytes
+    why: str
+
+
+class Outbox:
+    """An idempotent producer that accounts for what it was given.
+
+    The parameters are those of :class:`kedge.client.Client`.
+    """
+
+    def __init__(
+        self,
+        servers: str,
+        *,
+        max_queue: int,
+        max_wait_s: float,
+        on_error: Callable[[LostEvent], None] | None,
+        properties: Mapping[str, str | float | bool],
+    ) -> None:
+        if wrong := sorted(_FIXED.keys() & properties.keys()):
+            raise UsageError(f"{', '.join(wrong)}: fixed by Kedge, leave it out")
+        config = {
+            "bootstrap.servers": servers,
+            "compression.type": "zstd",
+            "linger.ms": 5,
+            "queue.buffering.max.messages": max_queue,
+            **properties,
+            **_FIXED,
+        }
+        try:
+            self._producer = Producer(config, logger=_log)
+        except (KafkaException, ValueError, TypeError) as error:
+            raise UsageError(f"Kafka properties are not valid: {_why(error)}") from error
+        self._servers = servers
+        self._max_wait_s = max_wait_s
+        self._on_error = on_error
+        self._lock = threading.Lock()
+        self._accepted = 0
+        self._reported = 0
+        self._last_error = ""
+        self._closed = False
+        self.delivered = 0
+        self.lost = 0
+
+    @property
+    def waiting(self) -> int:
+        """Number of events accepted whose fate is not known yet."""
+        # Not the producer's length: that counts its pending log lines, too.
+        with self._lock:
+            return self._accepted - self.delivered - self.lost
+
+    def send(self, topic: str, key: str, value: bytes, *, block: bool) -> None:
+        """Accept an event; ``topic`` with its prefix.
+
+        Raises
+        ------
+        QueueFull
+            There was no room, at once or after the wait.
+        DeadLetter
+            The event is too large for Kafka.
+        Stop
+            The producer has failed for good.
+        UsageError
+            It is closed.
+        """
+        if self._closed:
+            raise UsageError("the client is closed")
+        deadline = time.monotonic() + (self._max_wait_s if block else 0.0)
+        self._count_accepted(1)
+        try:
+            self._produce(topic, key, value, deadline)
+        except BaseException:
+            self._count_accepted(-1)
+            raise
+        self._producer.poll(0)
+
+    def flush(self, timeout: float) -> None:
+        """Wait until the fate of every event is known; see ``Client.flush``."""
+        self._producer.flush(timeout)
+        self._report()
+        if waiting := self.waiting:
+            raise BrokerUnavailable(
+                f"{waiting} events still wait for Kafka at {self._servers}"
+                f"{': ' + self._last_error if self._last_error else ''}"
+            )
+
+    def close(self, timeout: float) -> None:
+        """Wait, then give up what is left; see ``Client.close``."""
+        if self._closed:
+            return
+        self._closed = True
+        self._producer.flush(timeout)
+        if self.waiting:
+            self._producer.purge()
+            self._producer.flush(1.0)
+        self._report()
+
+    def _produce(self, name: str, key: str, value: bytes, deadline: float) -> None:
+        while True:
+            try:
+                self._producer.produce(name, value, key, on_delivery=self._delivery)
+            except BufferError:
+                if time.monotonic() >= deadline:
+                    waiting = self.waiting - 1  # without this one
+                    raise QueueFull(f"{waiting} events wait for Kafka at {self._servers}") from None
+                self._producer.poll(_POLL_S)
+            except KafkaException as error:
+                raise _refused(error.args[0]) from error
+            else:
+                return
+
+    def _count_accepted(self, events: int) -> None:
+        with self._lock:
+            self._accepted += events
+
+    def _delivery(self, error: KafkaError | None, message: Any) -> None:
+        if error is None:
+            with self._lock:
+                self.delivered += 1
+            return
+        lost = LostEvent(
+            topic=message.topic(),
+            key=(message.key() or b"").decode(),
+            value=message.value() or b"",
+            why=error.str(),
+        )
+        with self._lock:
+            self.lost += 1
+            self._last_error = lost.why
+        _log.error("lost an event for %s with key %s: %s", lost.topic, lost.key, lost.why)
+        if self._on_error is not None:
+            try:
+                self._on_error(lost)
+            except Exception:  # noqa: BLE001 -- the user's code; it must not look like a failed send
+                _log.exception("on_error raised")
+
+    def _report(self) -> None:
+        with self._lock:
+            new, self._reported = self.lost - self._reported, self.lost
+        if new:
+            raise DeliveryFailed(new, self._last_error)
+
+
+def _refused(error: KafkaError) -> DeadLetter | Stop:
+    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        return DeadLetter("too-large", error.str())
+    return Stop(f"Kafka's producer has failed for good, make a new Client: {error.str()}")
+
+
+def _why(error: Exception) -> str:
+    first = error.args[0] if error.args else error
+    return first.str() if isinstance(first, KafkaError) else str(first)
