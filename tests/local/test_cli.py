@@ -14,7 +14,9 @@ from typer.main import get_command
 
 from kedge_services.cli import application, main
 from kedge_services.cli.tail import as_json, as_text, is_about
-from kedge_services.runtime.ports import Record
+from kedge_services.local.broker import announced
+from kedge_services.runtime.kafka import KafkaBackend
+from kedge_services.runtime.ports import Produce, Record
 from kedge_services.runtime.settings import Settings
 
 COMMANDS = ["up", "run", "broker", "topics create", "topics check", "tail"]
@@ -108,6 +110,45 @@ def test_topics_are_created_and_checked(
     assert "0 created" in capsys.readouterr().out
     assert main(["topics", "check", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"problems": []}
+
+
+@pytest.mark.kafka
+def test_tail_shows_committed_records_decoded(
+    kafka_settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = kafka_settings.kafka.bootstrap_servers
+    assert address is not None
+    monkeypatch.setenv("KEDGE_PREFIX", kafka_settings.prefix)
+    producer = KafkaBackend(kafka_settings).producer("test")
+    producer.begin()
+    producer.produce(Produce("windows", b"w-1", b'{"model":"a","n":1}', 0))
+    producer.produce(Produce("windows", b"w-2", b'{"model":"b","n":2}', 1))
+    producer.produce(Produce("windows", b"w-3", b'{"model":"a","n":3}', 1))
+    producer.commit()
+    producer.begin()
+    producer.produce(Produce("windows", b"w-4", b'{"model":"a","n":4}', 1))
+    everything = ["tail", "windows", "--from-start", "--no-follow", "--bootstrap-servers", address]
+    assert main([*everything, "--json", "--model", "a"]) == 0
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(one["value"]["n"] for one in shown) == [1, 3]
+    assert main([*everything, "--limit", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    producer.close()
+
+
+@pytest.mark.kafka
+def test_broker_announces_itself_and_stops_on_sigterm(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "kedge_services.cli", "broker", "--port", "0"],
+        cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[4]
+        found = announced(tmp_path / ".kedge" / "broker.json")
+        process.terminate()
+        assert process.wait(30) == 0
+    assert found == address
+    assert announced(tmp_path / ".kedge" / "broker.json") is None
 
 
 def record(value: bytes | None, *, key: bytes | None = b"m", **headers: str) -> Record:
