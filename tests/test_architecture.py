@@ -22,7 +22,8 @@ PACKAGES = {"cli": "cli", "local": "local", "runtime": "runtime", "core": "core"
 #: What would give the core a broker, a clock, an environment, a log or a network.
 FORBIDDEN_IN_CORE = {
     "aiohttp", "aiokafka", "asyncio", "confluent_kafka", "datetime.datetime.now", "fastapi",
-    "faust", "fsspec", "httpx", "kedge.client", "kedge.outbox", "logging", "os", "prometheus_client", "requests",
+    "faust", "fsspec", "httpx", "kedge.client", "kedge.outbox", "logging", "os",
+    "prometheus_client", "requests",
     "rocksdict", "socket", "structlog", "subprocess", "threading", "time", "urllib", "uvicorn",
 }  # fmt: skip
 
