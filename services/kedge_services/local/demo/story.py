@@ -9,8 +9,10 @@ import msgspec
 
 from kedge_services.runtime.ports import Batch
 
-__all__ = ["TOPICS", "Accuracy", "Entry", "Story"]
+__all__ = ["INPUTS", "TOPICS", "Accuracy", "Entry", "Story"]
 
+#: The topics whose records have a fate.
+INPUTS = ("predictions", "outcomes")
 TOPICS = (
     "predictions",
     "outcomes",
@@ -262,7 +264,7 @@ class Story:
     @property
     def records_in(self) -> int:
         """Records of the two inputs that this reader has seen."""
-        return self.counts.get("predictions", 0) + self.counts.get("outcomes", 0)
+        return sum(self.counts.get(topic, 0) for topic in INPUTS)
 
     @property
     def records_accounted(self) -> int:
@@ -270,8 +272,8 @@ class Story:
         return sum(
             count
             for progress in self.fates.values()
-            for fates in progress.fates.values()
-            for count in fates.values()
+            for topic in INPUTS
+            for count in progress.fates.get(topic, {}).values()
         )
 
 

@@ -93,9 +93,9 @@ def summarise(
     fates: dict[str, dict[str, int]] = {}
     for progress in story.fates.values():
         for topic, counts in progress.fates.items():
+            sums = fates.setdefault(topic, {})
             for fate, count in counts.items():
-                fates.setdefault(topic, {}).setdefault(fate, 0)
-                fates[topic][fate] += count
+                sums[fate] = sums.get(fate, 0) + count
     return Summary(
         scenario=scenario,
         broker=broker,
