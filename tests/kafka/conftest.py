@@ -90,8 +90,8 @@ class Driver:
         self._opened.append(producer)
         return producer
 
-    def member(self, instance: str | None, *topics: str) -> Member:
-        return Member(self.consumer("group", instance)).subscribe(*topics)
+    def member(self, instance: str | None, *topics: str, group: str = "group") -> Member:
+        return Member(self.consumer(group, instance)).subscribe(*topics)
 
     def write(self, topic: str, *values: bytes | None, partition: int = 0, **kwargs: Any) -> None:
         """Commit records in one transaction."""

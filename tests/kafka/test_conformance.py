@@ -19,7 +19,9 @@ from kedge_services.runtime.ports import (
 from kedge_services.runtime.settings import KafkaSettings, Settings
 
 if TYPE_CHECKING:
-    from tests.kafka.conftest import Driver, Rig
+    from tests.kafka.conftest import Driver, Member, Rig
+
+    from kedge_services.runtime.ports import Producer
 
 PLACE = TopicPartition("log", 0)
 
@@ -235,26 +237,26 @@ def test_offsets_are_committed_with_their_metadata(driver: Driver) -> None:
     producer.begin()
     wanted = {PLACE: Position(7, '{"wm": 1}'), TopicPartition("log", 1): Position(8)}
     producer.send_offsets(wanted, member.consumer.group_metadata())
-    assert commit_and_ask(driver, producer, member, PLACE) == wanted
+    assert commit_and_ask(driver, producer, member) == wanted
     assert driver.consumer("group").committed(member.held) == wanted
     assert driver.consumer("nobody").committed(member.held) == {}
 
 
+def is_answered(member: Member) -> bool:
+    try:
+        member.consumer.committed(member.held)
+    except OffsetsPending:
+        return False
+    return True
+
+
 def commit_and_ask(
-    driver: Driver, producer: object, member: object, place: TopicPartition
+    driver: Driver, producer: Producer, member: Member
 ) -> dict[TopicPartition, Position]:
-    producer.commit()  # type: ignore[attr-defined]
-    found: dict[TopicPartition, Position] = {}
-
-    def is_known() -> bool:
-        try:
-            found.update(member.consumer.committed(member.held))  # type: ignore[attr-defined]
-        except OffsetsPending:
-            return False
-        return place in found
-
-    driver.until(is_known)
-    return found
+    """Commit, and wait for the marker in the topic of the group's offsets."""
+    producer.commit()
+    driver.until(lambda: is_answered(member) and member.consumer.committed(member.held))
+    return member.consumer.committed(member.held)
 
 
 def test_open_offsets_are_pending_until_they_are_decided(driver: Driver) -> None:
@@ -266,7 +268,7 @@ def test_open_offsets_are_pending_until_they_are_decided(driver: Driver) -> None
     producer.send_offsets({PLACE: Position(7)}, member.consumer.group_metadata())
     with pytest.raises(OffsetsPending):
         member.consumer.committed(member.held)
-    assert commit_and_ask(driver, producer, member, PLACE) == {PLACE: Position(7)}
+    assert commit_and_ask(driver, producer, member) == {PLACE: Position(7)}
 
 
 def test_aborted_offsets_are_not_committed(driver: Driver) -> None:
@@ -280,16 +282,8 @@ def test_aborted_offsets_are_not_committed(driver: Driver) -> None:
             producer.abort()
         else:
             producer.commit()
-    driver.until(lambda: is_answered(driver, member))
+    driver.until(lambda: is_answered(member))
     assert member.consumer.committed(member.held) == {PLACE: Position(3)}
-
-
-def is_answered(_: Driver, member: object) -> bool:
-    try:
-        member.consumer.committed(member.held)  # type: ignore[attr-defined]
-    except OffsetsPending:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("size", [4_000, 4_096])

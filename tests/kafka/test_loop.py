@@ -330,6 +330,28 @@ def test_restore_waits_for_what_lies_behind_an_open_transaction(bench: Bench) ->
     assert bench.task().total == 5
 
 
+def test_restore_waits_for_offsets_that_an_open_transaction_holds(bench: Bench) -> None:
+    # A former owner has handed in its offsets and sleeps; its changelog record
+    # may still be on its way. Who took the changelog's end now would miss it.
+    former = bench.driver.member("sum-9", "left", "right", group="sum")
+    bench.driver.until(lambda: len(former.held) == 4, former.consumer)
+    producer = bench.driver.producer("sum-9")
+    producer.begin()
+    positions = {place: Position(0) for place in former.held}
+    producer.send_offsets(positions, former.consumer.group_metadata())
+    loop = bench.loop()
+    bench.driver.until(
+        lambda: loop.step(0.02) or (bench.tasks and len(former.held) == 2), former.consumer
+    )
+    for _ in range(3):
+        loop.step(0.02)
+    assert loop.running == []
+    producer.produce(Produce("sum-changelog", b"total", b"5", 0))
+    producer.commit()
+    bench.until(lambda: loop.running == [0], loop)
+    assert bench.task(0).total == 5
+
+
 def test_committed_records_are_replayed_up_to_exactly_the_committed_offset(bench: Bench) -> None:
     first = bench.started()
     bench.send("left", 1, 2, 3)

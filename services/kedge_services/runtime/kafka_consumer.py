@@ -29,7 +29,7 @@ Callback = Callable[[list[ports.TopicPartition]], None]
 
 _CALL_S = 15.0
 #: How long an answer about offsets is waited for while a transaction holds them.
-_PENDING_S = 1.0
+_PENDING_S = 0.3
 _WAKE_S = 1.0
 
 _CONSUMER: dict[str, Any] = {
