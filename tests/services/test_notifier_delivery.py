@@ -256,3 +256,28 @@ def test_what_nobody_expected_reaches_on_crash() -> None:
         return error
 
     assert isinstance(asyncio.run(scenario()), ZeroDivisionError)
+
+
+@pytest.mark.parametrize("destinations", [[], [ONE], [ONE, TWO]])
+def test_all_destinations_have_it_before_it_counts_as_done(
+    destinations: list[Destination],
+) -> None:
+    async def scenario() -> list[str | None]:
+        network = Scripted(one=[Answer(404)], two=[Answer(503), Answer(204)])
+        finished, told = asyncio.Event(), list[str | None]()
+
+        async def each(problem: str | None) -> None:
+            assert not finished.is_set()
+            told.append(problem)
+
+        async def on_crash(error: BaseException) -> None:
+            raise error
+
+        deliveries = Deliveries(post=network.post, times=network, on_crash=on_crash)
+        deliveries.send_all(destinations, NOTE, each=each, after_all=finished.set)
+        await asyncio.wait_for(finished.wait(), 5)
+        await deliveries.close()
+        return told
+
+    expected = ["webhook ONE refused it: status 404", None][: len(destinations)]
+    assert asyncio.run(scenario()) == expected

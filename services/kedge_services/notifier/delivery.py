@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
@@ -115,6 +115,29 @@ class Deliveries:
             queue = self._queues[destination.url] = asyncio.Queue()
             self._workers.append(asyncio.create_task(self._work(queue)))
         queue.put_nowait(_Job(destination, notification, done))
+
+    def send_all(
+        self,
+        destinations: Sequence[Destination],
+        notification: Notification,
+        *,
+        each: Callable[[str | None], Awaitable[None]],
+        after_all: Callable[[], None],
+    ) -> None:
+        """Queue a notification for several destinations; there may be none."""
+        left = len(destinations)
+        if left == 0:
+            after_all()
+
+        async def done(problem: str | None) -> None:
+            nonlocal left
+            await each(problem)
+            left -= 1
+            if left == 0:
+                after_all()
+
+        for destination in destinations:
+            self.send(destination, notification, done)
 
     async def close(self) -> None:
         """Stop the workers; what they had in work is sent again after the next start."""

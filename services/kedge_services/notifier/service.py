@@ -111,19 +111,11 @@ class Notifier:
         # What the monitor said when the alert was committed, or something newer.
         await asyncio.to_thread(self._tables.refresh)
         destinations = self._router.destinations(alert, self._monitors.get(alert.model))
-        left = len(destinations)
 
         async def done(problem: str | None) -> None:
-            nonlocal left
             result = "delivered" if problem is None else "undeliverable"
             self._metrics.add(NOTIFICATIONS, result=result)
             if problem is not None:
                 await self._put_aside(record, "undeliverable", problem)
-            left -= 1
-            if left == 0:
-                acknowledge()
 
-        for destination in destinations:
-            deliveries.send(destination, notification(alert), done)
-        if not destinations:
-            acknowledge()
+        deliveries.send_all(destinations, notification(alert), each=done, after_all=acknowledge)
