@@ -57,7 +57,8 @@ def test_every_metric_is_in_the_catalogue() -> None:
 def test_what_is_not_ours_any_more_is_not_shown() -> None:
     metrics = Metrics("panes")
     metrics.set(m.LAG, 5, topic="outcomes", partition="1")
-    metrics.forget(m.LAG, partition="1")
+    metrics.forget(m.LAG, topic="outcomes", partition="1")
+    metrics.forget(m.LAG, topic="outcomes", partition="2")
     assert b"kedge_lag_records{" not in metrics.render()
 
 

@@ -266,7 +266,8 @@ class Loop:
                 slot.task.close()
                 self._counts.pop(partition, None)
                 self._committer.limit.forget(partition)
-                self._metrics.forget(m.LAG, partition=str(partition))
+                for topic in self._service.inputs:
+                    self._metrics.forget(m.LAG, topic=topic, partition=str(partition))
                 if self._restorer is not None:
                     self._restorer.drop(slot)
             self._paused = {p for p in self._paused if p.partition != partition}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -145,7 +146,8 @@ class Metrics:
 
     def forget(self, metric: Metric, **labels: str) -> None:
         """Show a gauge no longer: what it measured is not ours any more."""
-        self._metrics[metric].remove_by_labels({"service": self._service, **labels})
+        with contextlib.suppress(KeyError):  # it was never shown
+            self._metrics[metric].remove(self._service, *(labels[n] for n in metric.labels))
 
     def value(self, metric: Metric, **labels: str) -> float:
         """Give the present value of a counter or gauge, or a histogram's count."""
