@@ -29,6 +29,7 @@ __all__ = [
     "champion_of",
     "decode_entry",
     "encode_entry",
+    "id_state",
     "is_nothing",
     "label_state",
     "matches",
@@ -125,10 +126,17 @@ def matches(held: Held, labelled: Labelled) -> bool:
 
 def label_state(held: Held, labels: Sequence[Labelled]) -> LabelState | None:
     """Fold the labels that match a prediction; None when none does."""
+    return _fold([labelled for labelled in labels if matches(held, labelled)])
+
+
+def id_state(predictions: Sequence[Held], labels: Sequence[Labelled]) -> LabelState | None:
+    """Fold the labels that match any of these predictions of one id: what its example says."""
+    return _fold([o for o in labels if any(matches(held, o) for held in predictions)])
+
+
+def _fold(labels: Sequence[Labelled]) -> LabelState | None:
     state: LabelState | None = None
     for labelled in labels:
-        if not matches(held, labelled):
-            continue
         if state is None:
             state = LabelState(labelled, labelled, labelled, 0)
         elif labelled.time_ms >= state.best.time_ms:

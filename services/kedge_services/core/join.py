@@ -24,6 +24,7 @@ from kedge_services.core.entries import (
     LabelState,
     Pair,
     champion_of,
+    id_state,
     is_nothing,
     label_state,
     matches,
@@ -130,12 +131,17 @@ class Join:
             self._settle(name, entry, known, labels)
         return met
 
-    def label(self, name: str, labelled: Labelled) -> Verdict:
+    def label(self, name: str, labelled: Labelled, *, is_late: bool) -> Verdict:
         """Take an outcome; ``unmatched`` leaves it to the caller to let it wait."""
         entry = self.book.get(name)
+        if entry is not None and self.rebuilding:
+            if any(known.offset == labelled.offset for known in entry.labels):
+                return Verdict("duplicate")
         found = [] if entry is None else [p for p in entry.predictions if self._open(p, labelled)]
         if entry is None or not found:
-            return self._unmatched(name, entry, labelled)
+            if self.rebuilding and not is_late:
+                self._keep(name, entry, labelled)
+            return self._unmatched(entry, labelled)
         models = tuple({held.model: None for held in found})
         labels = tuple(entry.labels)
         fate = self._insert(entry, found[0], labelled)
@@ -167,15 +173,19 @@ class Join:
             or self.rebuilding
         )
 
-    def _unmatched(self, name: str, entry: Entry | None, labelled: Labelled) -> Verdict:
-        if self.rebuilding:
-            entry = entry or Entry([], [])
+    def _keep(self, name: str, entry: Entry | None, labelled: Labelled) -> None:
+        """Keep a label that is read again before its prediction."""
+        entry = entry or Entry([], [])
+        if len(entry.labels) < MAX_LABELS:
             entry.labels.append(labelled)
             self.book.change(name, entry)
-        elif entry is not None and labelled.models is None:
-            others = {p.model for p in entry.predictions if p.horizon_ms == UNLABELLED}
-            if others and len(others) == len({p.model for p in entry.predictions}):
-                return Verdict("unlabelled")
+
+    @staticmethod
+    def _unmatched(entry: Entry | None, labelled: Labelled) -> Verdict:
+        """Judge an outcome without prediction; an id only of models without labels needs none."""
+        held = [] if entry is None else entry.predictions
+        if held and labelled.models is None and all(p.horizon_ms == UNLABELLED for p in held):
+            return Verdict("unlabelled")
         return Verdict("unmatched")
 
     def _meet(self, name: str, entry: Entry, held: Held) -> list[tuple[WaitingOutcome, LabelFate]]:
@@ -237,7 +247,7 @@ class Join:
             touched[held.model] = None
         for model in touched:
             self._settle_pairs(entry, model, before, now)
-            self._draft(name, entry, model, now)
+            self._draft(name, entry, model)
 
     def _settle_pairs(
         self,
@@ -254,28 +264,21 @@ class Join:
             if new[0] is not None and new[1] is not None:
                 self.fold.pair(pair, new[0].current, new[1].current, 1)
 
-    def _draft(
-        self, name: str, entry: Entry, model: str, states: Sequence[LabelState | None]
-    ) -> None:
-        mine = [
-            (held, state)
-            for held, state in zip(entry.predictions, states, strict=True)
-            if held.model == model
-        ]
-        champion = champion_of(entry.predictions, model)
-        base = champion or mine[0][0]
-        state = next((s for held, s in mine if held is base), None) or next(
-            s for _, s in mine if s is not None
-        )
-        with_features = [base, *(held for held, _ in mine)]
+    def _draft(self, name: str, entry: Entry, model: str) -> None:
+        """Note the example of an id as it is now: its label, and the outputs of all versions."""
+        mine = [held for held in entry.predictions if held.model == model]
+        state = id_state(mine, entry.labels)
+        if state is None:
+            return
+        champion = champion_of(mine, model)
+        base = champion or mine[0]
+        features = (h.features for h in (base, *mine) if not is_nothing(h.features))
         self.examples[name, model] = ExampleDraft(
             prediction_id=name,
             model=model,
-            features=next(
-                (h.features for h in with_features if not is_nothing(h.features)), NOTHING
-            ),
+            features=next(features, NOTHING),
             label=state.current.label,
-            outputs={held.version: held.output for held, _ in mine},
+            outputs={held.version: held.output for held in mine},
             served_by=None if champion is None else champion.version,
             segments=base.segments,
             event_time_ms=base.time_ms,

@@ -67,6 +67,11 @@ class Waiting:
         """Go through them by offset."""
         return iter([self._by_offset[offset] for offset in sorted(self._by_offset)])
 
+    @property
+    def oldest(self) -> int | None:
+        """The smallest offset of those that wait."""
+        return min(self._by_offset, default=None)
+
     def restore(self, key: bytes, value: bytes | None) -> None:
         """Take a record of the changelog; None says that it waits no longer."""
         offset = int(key.removeprefix(KEY_PREFIX))

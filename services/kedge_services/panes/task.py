@@ -1,0 +1,304 @@
+"""One partition of panes: reads predictions and outcomes, gives what belongs into a commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from kedge.errors import DeadLetter, Reason
+from kedge.topics import TOPICS
+from kedge_services.core.book import Book, JoinStore
+from kedge_services.core.folding import Fold
+from kedge_services.core.join import Join
+from kedge_services.core.segments import Segments
+from kedge_services.core.waiting import KEY_PREFIX, Waiting, WaitingOutcome
+from kedge_services.panes.encoding import encode_example, encode_pane, encode_progress
+from kedge_services.panes.lookup import Lookup, MonitorSource, ReferenceSource, TaskWatermarks
+from kedge_services.panes.reading import Reader, waiting_record
+from kedge_services.panes.state import INPUTS, STATE_KEY, State
+from kedge_services.runtime.dead_letters import dead_letter
+from kedge_services.runtime.ports import Batch, Commit, Position, Produce, Record, TaskContext
+from kedge_services.runtime.settings import TimeSettings
+
+__all__ = ["SERVICE", "PanesTask"]
+
+SERVICE = "panes"
+#: Entries that are written at once while a store is built anew.
+REBUILD_ENTRIES = 50_000
+#: Outcomes that may wait in a partition; beyond, the oldest are given up.
+WAITING_LIMIT = 100_000
+#: How far one input's append time may run ahead of the other's while that has more to read.
+LEAD_MS = 10_000
+IDLE_PROGRESS_MS = 1_000
+
+_RETENTION_MS = TOPICS["predictions"].retention_ms or 0
+
+
+class PanesTask:
+    """One partition of ``panes``.
+
+    Parameters
+    ----------
+    context
+        Partition, clock and tables' refresh.
+    monitors, references
+        The tables.
+    store
+        The partition's join store.
+    times
+        Skew and idleness.
+    """
+
+    def __init__(
+        self,
+        context: TaskContext,
+        *,
+        monitors: MonitorSource,
+        references: ReferenceSource,
+        store: JoinStore,
+        times: TimeSettings,
+    ) -> None:
+        self._context = context
+        self._times = times
+        self._state = State()
+        self._waiting = Waiting()
+        self._lookup = Lookup(monitors, references, context.refresh, context.clock)
+        self._book = Book(store)
+        self._outputs: list[Produce] = []
+        self._next: dict[str, int] = {}
+        self._from: dict[str, int] = {}
+        self._stored: dict[str, int] = {}
+        self._at_end: dict[str, bool] = dict.fromkeys(INPUTS, False)
+        self._now_ms = 0
+        self._progress_ms: int | None = None
+        self._is_sealed = False
+        self._make_reader()
+
+    # ------------------------------------------------------------- restoring
+
+    def restore(self, batch: Batch) -> None:
+        """Take a batch of the changelog, in order; the last value of a key counts."""
+        for key, value in zip(batch.keys, batch.values, strict=True):
+            if key is not None and key.startswith(KEY_PREFIX):
+                self._waiting.restore(key, value)
+            elif key == STATE_KEY and value is not None:
+                self._state = State.decode(value)
+
+    def start(self, positions: Mapping[str, Position]) -> Mapping[str, int]:
+        """Compare the store with what is committed; give what has to be read again."""
+        self._make_reader()
+        self._next = {topic: position.offset for topic, position in positions.items()}
+        self._from = dict(self._next)
+        low = {t: self._low(t, position) for t, position in positions.items()}
+        stored = self._book.open()
+        if any(offset > self._next.get(topic, 0) for topic, offset in stored.items()):
+            self._book.clear()
+            stored = {}
+        # Before low there is nothing that anybody needs, be the store there or lost.
+        self._stored = {topic: max(stored.get(topic, 0), low[topic]) for topic in low}
+        replays = {t: o for t, o in self._stored.items() if o < self._next[t]}
+        if replays:
+            self._reader.begin_rebuild()
+        return replays
+
+    def replay(self, batch: Batch) -> None:
+        """Take records again that were committed before: rebuild, send nothing."""
+        self._reader.read(batch)
+        self._stored[batch.topic] = batch.offsets[-1] + 1
+        if self._book.pending >= REBUILD_ENTRIES:
+            self._seal(lambda _: [])
+            self._is_sealed = False
+            self._book.write(self._stored)
+
+    # ------------------------------------------------------------ processing
+
+    def process(self, batch: Batch) -> None:
+        """Take new records of one input topic."""
+        self._reader.end_rebuild()
+        self._reader.read(batch)
+        self._from.setdefault(batch.topic, batch.offsets[0])
+        self._next[batch.topic] = batch.offsets[-1] + 1
+
+    def tick(self, now_ms: int, at_end: Mapping[str, bool]) -> None:
+        """Learn the time, and which inputs have been read to their end."""
+        self._now_ms = now_ms
+        self._at_end = dict(at_end)
+
+    def paused(self) -> frozenset[str]:
+        """Hold back the input that runs ahead in append time while the other has more."""
+        ahead = {topic: self._state.clocks[topic].clock_ms for topic in INPUTS}
+        for topic, other in (INPUTS, INPUTS[::-1]):
+            if (
+                ahead[other]
+                and ahead[topic] > ahead[other] + LEAD_MS
+                and not self._at_end.get(other)
+            ):
+                return frozenset({topic})
+        if len(self._waiting) >= WAITING_LIMIT and not self._at_end.get("predictions"):
+            return frozenset({"outcomes"})
+        return frozenset()
+
+    # ------------------------------------------------------------ committing
+
+    def commit(self) -> Commit:
+        """Give examples, dead letters and deltas; after them the Progress."""
+        is_quiet = self._next == self._from and not self._outputs
+        if is_quiet and not self._is_progress_due():
+            return Commit()
+        self._reader.end_rebuild()
+        self._lookup.begin()
+        for topic, is_at_end in self._at_end.items():
+            if is_at_end:
+                self._state.clocks[topic].tick(self._now_ms)
+        self._expire()
+        outputs, self._outputs = self._outputs, []
+        outputs += self._examples()
+        outputs += self._deltas()
+        self._seal(self._expired_segments)
+        self._state.low = self._book.lows(self._next)
+        self._state.sequence += 1
+        outputs += self._progress()
+        self._from = dict(self._next)
+        return Commit(
+            outputs=outputs,
+            changelog=[*self._waiting.changes(), (STATE_KEY, self._state.encode())],
+            metadata={topic: self._metadata(topic) for topic in self._next},
+        )
+
+    def committed(self) -> None:
+        """Bring the store up to the offsets that are durable now."""
+        if self._is_sealed:
+            self._is_sealed = False
+            # What waits is in no entry yet: a store that falls behind begins with it.
+            oldest = self._waiting.oldest
+            reached = {} if oldest is None else {"outcomes": oldest}
+            self._book.write(self._next | reached)
+
+    def close(self) -> None:
+        """Release the store."""
+        self._book.store.close()
+
+    # --------------------------------------------------------------- details
+
+    def _make_reader(self) -> None:
+        clocks = self._state.clocks
+        self._watermarks = TaskWatermarks(clocks["predictions"], clocks["outcomes"], self._lookup)
+        self._fold = Fold(self._lookup.references.get)
+        self._join = Join(self._book, self._fold, self._waiting, self._watermarks)
+        self._reader = Reader(
+            partition=self._context.partition,
+            partitions=self._context.partitions("predictions"),
+            max_skew_ms=self._times.max_skew_ms,
+            state=self._state,
+            lookup=self._lookup,
+            join=self._join,
+            put_aside=self._put_aside,
+        )
+
+    def _put_aside(self, record: Record, refused: DeadLetter) -> None:
+        self._outputs.append(dead_letter(record, refused.reason, refused.detail, service=SERVICE))
+
+    def _is_progress_due(self) -> bool:
+        if not any(self._at_end.values()):
+            return False
+        last_ms = self._progress_ms
+        return last_ms is None or not 0 <= self._now_ms - last_ms < IDLE_PROGRESS_MS
+
+    def _expire(self) -> None:
+        """Put aside the outcomes whose prediction can no longer come."""
+        for outcome in self._waiting.expired(self._outcome_boundary):
+            self._give_up(outcome, "no prediction of this id came within outcome_wait")
+        if self._at_end.get("predictions"):
+            for outcome in self._waiting.overflow(WAITING_LIMIT):
+                self._give_up(outcome, f"more than {WAITING_LIMIT} outcomes wait for a prediction")
+
+    def _give_up(self, outcome: WaitingOutcome, detail: str) -> None:
+        reason: Reason = "unmatched-outcome"
+        self._state.count("outcomes", reason)
+        record = waiting_record(outcome, self._context.partition)
+        self._put_aside(record, DeadLetter(reason, detail))
+
+    def _outcome_boundary(self, owner: str | None) -> int:
+        """Give up to where the predictions have come that an outcome may wait for.
+
+        An outcome of no known model waits for all that are not idle.
+        """
+        if owner is not None:
+            return self._watermarks.predictions(owner)
+        clocks = self._state.clocks["predictions"]
+        return min(
+            (
+                self._watermarks.predictions(model)
+                for model, plan in self._lookup.newest.items()
+                if plan.labelled and not clocks.is_idle(model, self._times.idle_after_ms)
+            ),
+            default=0,
+        )
+
+    def _expired_segments(self, segments: Segments) -> list[str]:
+        oldest_ms = self._state.clocks["predictions"].clock_ms - _RETENTION_MS
+        return segments.expired(self._watermarks.both, oldest_ms)
+
+    def _seal(self, expired: Callable[[Segments], list[str]]) -> None:
+        waits = [plan.wait_ms for plan in self._lookup.newest.values()]
+        self._book.seal(
+            label_wait_ms=max(waits, default=0),
+            clock_ms=self._state.clocks["predictions"].clock_ms,
+            expired=expired,
+        )
+        self._is_sealed = True
+
+    def _examples(self) -> list[Produce]:
+        drafts = list(self._join.examples.values())
+        self._join.examples.clear()
+        return [encode_example(draft, self._context.partition) for draft in drafts]
+
+    def _deltas(self) -> list[Produce]:
+        self._state.after_cell += self._fold.after_cell
+        offsets = {topic: (self._from.get(topic, 0), self._next.get(topic, 0)) for topic in INPUTS}
+        partitions = self._context.partitions("panes")
+        return [
+            encode_pane(
+                pane, partition=self._context.partition, offsets=offsets, partitions=partitions
+            )
+            for pane in self._fold.take()
+        ]
+
+    def _progress(self) -> list[Produce]:
+        self._progress_ms = self._now_ms
+        fates = {topic: dict(counts) for topic, counts in self._state.fates.items()}
+        fates["outcomes"]["waiting"] = len(self._waiting)
+        fates["labels"] = {"after-cell": self._state.after_cell}
+        value = encode_progress(
+            partition=self._context.partition,
+            partitions=self._context.partitions("predictions"),
+            sequence=self._state.sequence,
+            offsets={topic: self._next.get(topic, 0) for topic in INPUTS},
+            clocks=self._state.clocks,
+            fates=fates,
+        )
+        key = f"progress/{self._context.partition}".encode()
+        count = self._context.partitions("panes")
+        return [Produce("panes", key, value, partition) for partition in range(count)]
+
+    def _low(self, topic: str, position: Position) -> int:
+        """Give the offset from which a lost store is built anew."""
+        low = self._state.low.get(topic)
+        if low is None and position.metadata:
+            low = msgspec.json.decode(position.metadata).get("low")
+        if isinstance(low, int):
+            return low
+        # State without a word of this topic: nothing of it has ever been read.
+        return position.offset if self._state.sequence else 0
+
+    def _metadata(self, topic: str) -> str:
+        clocks = self._state.clocks[topic]
+        largest = [time.max_ms for time in clocks.models.values()]
+        return msgspec.json.encode(
+            {
+                "wm": min(largest, default=None),
+                "clock": clocks.clock_ms,
+                "low": self._state.low.get(topic, 0),
+            }
+        ).decode()
