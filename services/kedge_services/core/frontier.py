@@ -1,0 +1,80 @@
+"""How far a model has come over all source partitions: the watermarks that close windows.
+
+Every source partition reports its own largest event times and its clock; see
+"Time" in the architecture.  An idle partition leaves the minimum, a lagging one
+holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from kedge.panes import ModelClock, Progress
+
+__all__ = ["data_watermark", "event_watermark"]
+
+Topic = Literal["predictions", "outcomes"]
+
+
+def event_watermark(
+    sources: Iterable[Progress], topic: Topic, model: str, *, grace_ms: int, idle_after_ms: int
+) -> int | None:
+    """Give the watermark of a model; None when it cannot be told yet.
+
+    The minimum over the partitions that are not idle, of the model's largest
+    event time less the grace.  When all are idle, the largest event time of
+    all less the grace, plus the time all have been silent.  A partition that
+    never had the model holds everything back until it is idle.
+    """
+    least: int | None = None
+    newest: int | None = None
+    silent: int | None = None
+    for source in sources:
+        time = _clocks(source, topic).get(model)
+        silence = _silence(source, topic, time)
+        if time is not None:
+            newest = time.max_ms if newest is None else max(newest, time.max_ms)
+        if silence >= idle_after_ms:
+            silent = silence if silent is None else min(silent, silence)
+        elif time is None:
+            return None
+        else:
+            least = time.max_ms if least is None else min(least, time.max_ms)
+    if least is not None:
+        return least - grace_ms
+    if newest is None or silent is None:
+        return None
+    return newest - grace_ms + silent
+
+
+def data_watermark(
+    sources: Iterable[Progress], model: str, *, grace_ms: int, idle_after_ms: int
+) -> int | None:
+    """Give the time up to which all labels have been seen, told by data alone.
+
+    The minimum of both topics over the partitions; idleness never moves it.
+    Only a partition that has never seen the model in either topic, and is
+    idle, does not count.
+    """
+    least: int | None = None
+    for source in sources:
+        times = [source.predictions.get(model), source.outcomes.get(model)]
+        if times == [None, None] and _silence(source, "predictions", None) >= idle_after_ms:
+            continue
+        for time in times:
+            if time is None:
+                return None
+            least = time.max_ms if least is None else min(least, time.max_ms)
+    return None if least is None else least - grace_ms
+
+
+def _clocks(source: Progress, topic: Topic) -> dict[str, ModelClock]:
+    return source.predictions if topic == "predictions" else source.outcomes
+
+
+def _silence(source: Progress, topic: Topic, time: ModelClock | None) -> int:
+    """Give how long the partition's clock has gone on without the model."""
+    clock_ms = source.clock_ms.get(topic, 0)
+    seen_ms = source.since_ms.get(topic, clock_ms) if time is None else time.seen_ms
+    return clock_ms - seen_ms

@@ -1,0 +1,213 @@
+"""Windows as they are sent: identity, revisions, and verdicts that are never taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from kedge import Detection, Measure, Window
+from kedge.base import WindowKind
+from kedge_services.core.folding import Series
+from kedge_services.core.shelf import Shelf
+
+__all__ = ["Content", "Publisher", "Sent", "Status", "WindowKey"]
+
+Status = Literal["ok", "learning", "insufficient", "alarm"]
+
+
+class WindowKey(NamedTuple):
+    """What a window is of; together with ``start_ms`` it is its identity."""
+
+    kind: WindowKind
+    model: str
+    version: str
+    segment: str
+    reference_id: str
+    scale: int
+    start_ms: int
+
+    @classmethod
+    def of(cls, kind: WindowKind, series: Series, scale: int, start_ms: int) -> WindowKey:
+        """Give the key of a window of a series."""
+        return cls(kind, *series, scale, start_ms)
+
+    @property
+    def series(self) -> Series:
+        """The series it belongs to."""
+        return Series(self.model, self.version, self.segment, self.reference_id)
+
+    @property
+    def window_id(self) -> str:
+        """Its id on Kafka, the same for every revision."""
+        return (
+            f"{self.model}/{self.version}/{self.segment}/{self.reference_id[:12]}/"
+            f"{self.kind}/{self.scale}/{self.start_ms}"
+        )
+
+
+@dataclass(slots=True)
+class Content:
+    """What is in a window; ``detections`` count when it is decided for the first time."""
+
+    n: int
+    measures: list[Measure] = field(default_factory=list)
+    status: Status = "ok"
+    detections: list[Detection] = field(default_factory=list)
+    labelled: int = 0
+    label_coverage: float | None = None
+
+
+@dataclass(slots=True)
+class Sent:
+    """What is remembered of a window that was sent.
+
+    ``is_stale``: counts have come since.
+    """
+
+    end_ms: int
+    revision: int = 0
+    status: Status = "ok"
+    is_decided: bool = False
+    is_final: bool = False
+    is_stale: bool = False
+    detections: list[Detection] = field(default_factory=list)
+
+    def encode(self) -> list[Any]:
+        """Give JSON data."""
+        return [
+            self.end_ms,
+            self.revision,
+            self.status,
+            self.is_decided,
+            self.is_final,
+            self.is_stale,
+            [d.model_dump(mode="json", exclude_none=True) for d in self.detections],
+        ]
+
+    @classmethod
+    def decode(cls, data: Sequence[Any]) -> Sent:
+        """Read what :meth:`encode` gave."""
+        end_ms, revision, status, is_decided, is_final, is_stale, detections = data
+        found = [Detection.model_validate(d) for d in detections]
+        return cls(end_ms, revision, status, is_decided, is_final, is_stale, found)
+
+
+class Publisher:
+    """Sends windows and remembers what was sent, as long as it may be revised.
+
+    Parameters
+    ----------
+    revise_interval_ms
+        Processing time between two revisions of a window that is not decided
+        or got late rows.
+    """
+
+    def __init__(self, revise_interval_ms: int) -> None:
+        self.sent: Shelf[Sent] = Shelf("window", Sent.encode, Sent.decode)
+        #: Labels of every model so far, over all its versions; windows tell it as
+        #: of when they are sent.
+        self.labelled: Shelf[int] = Shelf("labelled", int, int)
+        self.outbox: list[Window] = []
+        self._interval_ms = revise_interval_ms
+        # Processing time is no state: after a restart a revision may come early.
+        self._sent_ms: dict[WindowKey, int] = {}
+        self._stale: dict[WindowKey, None] = {}
+        self._by_model: dict[tuple[str, str], set[WindowKey]] = {}
+
+    def start(self) -> None:
+        """Find again what was stale when the state was kept."""
+        for plain, sent in sorted(self.sent.items()):
+            key = WindowKey(*plain)  # type: ignore[arg-type]
+            self._by_model.setdefault((key.kind, key.model), set()).add(key)
+            if sent.is_stale:
+                self._stale[key] = None
+
+    def get(self, key: WindowKey) -> Sent | None:
+        """Give what was sent of a window."""
+        return self.sent.get(key)
+
+    def send(
+        self,
+        key: WindowKey,
+        end_ms: int,
+        content: Content,
+        *,
+        decided: bool,
+        final: bool,
+        now_ms: int,
+    ) -> None:
+        """Send a window, or its next revision; the verdict of a decided one stays."""
+        sent = self.sent.get(key)
+        if sent is None:
+            sent = Sent(end_ms)
+            self._by_model.setdefault((key.kind, key.model), set()).add(key)
+        else:
+            sent.revision += 1
+        if not sent.is_decided:
+            sent.status = content.status
+            sent.detections = content.detections if decided else []
+        sent.is_decided |= decided
+        sent.is_final |= final
+        sent.is_stale = False
+        self.sent[key] = sent
+        self._sent_ms[key] = now_ms
+        self._stale.pop(key, None)
+        self.outbox.append(
+            Window(
+                window_id=key.window_id,
+                kind=key.kind,
+                model=key.model,
+                version=key.version,
+                segment=key.segment,
+                reference_id=key.reference_id,
+                scale=key.scale,
+                start_ms=key.start_ms,
+                end_ms=end_ms,
+                revision=sent.revision,
+                is_final=sent.is_final,
+                is_decided=sent.is_decided,
+                n=content.n,
+                labelled=content.labelled,
+                label_coverage=content.label_coverage,
+                labelled_total=self.labelled.get((key.model,)) or 0,
+                status=sent.status,
+                measures=content.measures,
+                detections=sent.detections,
+            )
+        )
+
+    def count_labels(self, model: str, labels: int) -> None:
+        """Add to the labels of a model; negative where a label was taken back."""
+        if labels:
+            self.labelled[model,] = (self.labelled.get((model,)) or 0) + labels
+
+    def outdate(self, key: WindowKey) -> None:
+        """Note that a window that was sent got more counts."""
+        sent = self.sent.get(key)
+        if sent is not None and not sent.is_stale:
+            sent.is_stale = True
+            self.sent.touch(key)
+            self._stale[key] = None
+
+    def due(self, now_ms: int) -> list[WindowKey]:
+        """Give the stale windows whose last revision is old enough for another."""
+        return [
+            key
+            for key in self._stale
+            if now_ms - self._sent_ms.get(key, now_ms - self._interval_ms) >= self._interval_ms
+        ]
+
+    def prune(self, kind: WindowKind, model: str, before_ms: int) -> None:
+        """Drop windows that ended by then: they will not be revised any more."""
+        keys = self._by_model.get((kind, model), set())
+        for key in [key for key in keys if self.sent[key].end_ms <= before_ms]:
+            keys.discard(key)
+            del self.sent[key]
+            self._sent_ms.pop(key, None)
+            self._stale.pop(key, None)
+
+    def take(self) -> list[Window]:
+        """Give the windows to be sent and begin anew."""
+        taken, self.outbox = self.outbox, []
+        return taken

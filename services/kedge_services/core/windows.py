@@ -1,0 +1,181 @@
+"""Windows: deltas of all source partitions are added up, and closed by watermarks.
+
+Everything here is a function of the records of one panes partition in their
+order; processing time only throttles revisions.  What has to survive lies on
+shelves, piece by piece.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from kedge import Monitor, Pane, Progress, Reference, Window
+from kedge_services.core.deltas import (
+    DriftDelta,
+    LabelsDelta,
+    LearningDelta,
+    PerformanceDelta,
+    decode_delta,
+)
+from kedge_services.core.drift_windows import DriftWindows
+from kedge_services.core.frontier import data_watermark, event_watermark
+from kedge_services.core.label_windows import LabelWindows
+from kedge_services.core.learning import Learner
+from kedge_services.core.lookup import Lookup
+from kedge_services.core.performance_windows import PerformanceWindows
+from kedge_services.core.publishing import Publisher
+from kedge_services.core.shelf import Change, Shelf
+
+__all__ = ["Windows"]
+
+
+@dataclass(slots=True)
+class _Marks:
+    """The watermarks of a model; they never go back."""
+
+    predictions_ms: int | None = None
+    outcomes_ms: int | None = None
+    labels_ms: int | None = None
+
+    def encode(self) -> list[int | None]:
+        return [self.predictions_ms, self.outcomes_ms, self.labels_ms]
+
+    @classmethod
+    def decode(cls, data: list[int | None]) -> _Marks:
+        return cls(*data)
+
+
+class Windows:
+    """All windows of one task.
+
+    Parameters
+    ----------
+    look
+        Monitors and references.
+    idle_after_ms
+        Time of a source partition's clock after which a model that does not
+        appear in it is idle there.
+    revise_interval_ms
+        Processing time between two revisions of a window.
+    """
+
+    def __init__(self, look: Lookup, *, idle_after_ms: int, revise_interval_ms: int) -> None:
+        self._idle_after_ms = idle_after_ms
+        self._publisher = Publisher(revise_interval_ms)
+        self._learner = Learner()
+        self._look = look
+        self._drift = DriftWindows(self._look, self._publisher, self._learner)
+        self._performance = PerformanceWindows(self._look, self._publisher)
+        self._labels = LabelWindows(self._look, self._publisher)
+        self._sources: Shelf[Progress] = Shelf(
+            "source", lambda p: p.model_dump(mode="json"), Progress.model_validate
+        )
+        self._marks: Shelf[_Marks] = Shelf("watermarks", _Marks.encode, _Marks.decode)
+        drift, performance, labels = self._drift, self._performance, self._labels
+        shelves: list[Shelf[Any]] = [self._sources, self._marks]
+        shelves += [self._publisher.sent, self._publisher.labelled]
+        shelves += [self._learner.samples, self._learner.learnt]
+        shelves += [drift.panes, drift.models, drift.starts]
+        shelves += [performance.panes, performance.models, performance.starts]
+        shelves += [labels.cells, labels.detectors, labels.closed]
+        self._shelves = {shelf.name: shelf for shelf in shelves}
+
+    # ------------------------------------------------------------------- state
+
+    def restore(self, key: bytes, value: bytes | None) -> None:
+        """Take back a piece of state."""
+        name, *rest = json.loads(key)
+        self._shelves[name].restore(tuple(rest), value)
+
+    def start(self) -> None:
+        """Go on from the restored state."""
+        for part in (self._publisher, self._drift, self._performance, self._labels):
+            part.start()
+
+    def changes(self) -> Iterator[Change]:
+        """Give the pieces of state that changed since the last call."""
+        return chain.from_iterable(shelf.changes() for shelf in self._shelves.values())
+
+    def take(self) -> tuple[list[Window], list[Reference]]:
+        """Give the windows and references to be sent and begin anew."""
+        return self._publisher.take(), self._learner.take()
+
+    # ------------------------------------------------------------------ events
+
+    def add(self, pane: Pane, now_ms: int) -> None:
+        """Take a delta; pairs are the registry's."""
+        if pane.kind == "pair":
+            return
+        if (pane.model,) not in self._marks:
+            self._marks[pane.model,] = _Marks()
+        delta = decode_delta(pane.kind, pane.counts)
+        if isinstance(delta, DriftDelta | LearningDelta):
+            self._drift.add(pane, delta, now_ms)
+        elif isinstance(delta, PerformanceDelta):
+            self._performance.add(pane, delta)
+        elif isinstance(delta, LabelsDelta):
+            self._labels.add(pane, delta, now_ms)
+
+    def progress(self, progress: Progress, now_ms: int) -> None:
+        """Take a source partition's progress and do what its models' watermarks now allow.
+
+        Nothing closes before every source partition has reported once.
+        """
+        # Offsets and fates are for others; only the clocks are kept.
+        self._sources[progress.partition,] = progress.model_copy(
+            update={"offsets": {}, "fates": {}}
+        )
+        if len(self._sources) < progress.partitions:
+            return
+        for key, marks in sorted(self._marks.items()):
+            monitor = self._look.monitor(str(key[0]), None)
+            if monitor is not None:
+                self._advance(monitor, marks, now_ms)
+
+    def tick(self, now_ms: int) -> None:
+        """Send the revisions that are due."""
+        for key in self._publisher.due(now_ms):
+            if key.kind == "drift":
+                self._drift.revise(key, now_ms)
+            elif key.kind == "performance":
+                self._performance.revise(key, now_ms)
+            else:
+                self._labels.revise(key, now_ms)
+
+    def _advance(self, monitor: Monitor, marks: _Marks, now_ms: int) -> None:
+        model = monitor.model
+        sources = [source for _, source in self._sources.items()]
+        grace_ms, idle_ms = monitor.grace_ms, self._idle_after_ms
+        before = marks.encode()
+        for_predictions = event_watermark(
+            sources, "predictions", model, grace_ms=grace_ms, idle_after_ms=idle_ms
+        )
+        for_outcomes = event_watermark(
+            sources, "outcomes", model, grace_ms=grace_ms, idle_after_ms=idle_ms
+        )
+        for_labels = data_watermark(sources, model, grace_ms=grace_ms, idle_after_ms=idle_ms)
+        marks.predictions_ms = _later(marks.predictions_ms, for_predictions)
+        marks.outcomes_ms = _later(marks.outcomes_ms, for_outcomes)
+        marks.labels_ms = _later(marks.labels_ms, for_labels)
+        if marks.encode() != before:
+            self._marks.touch((model,))
+        if marks.predictions_ms is not None and marks.predictions_ms != before[0]:
+            self._drift.close(model, marks.predictions_ms, now_ms)
+        self._performance.advance(
+            model,
+            predictions_ms=marks.predictions_ms,
+            outcomes_ms=marks.outcomes_ms,
+            now_ms=now_ms,
+        )
+        if marks.labels_ms is not None and marks.labels_ms != before[2]:
+            self._labels.close(model, marks.labels_ms, now_ms)
+
+
+def _later(before: int | None, now: int | None) -> int | None:
+    if before is None or now is None:
+        return before if now is None else now
+    return max(before, now)

@@ -1,0 +1,128 @@
+"""One partition of windows: decodes panes and progress, encodes windows and references."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Generic, ParamSpec, TypeVar
+
+import msgspec
+
+from kedge import Pane, Progress
+from kedge.codec import decode, encode
+from kedge.errors import DeadLetter
+from kedge_services.core.windows import Windows
+from kedge_services.runtime.dead_letters import dead_letter
+from kedge_services.runtime.ports import Batch, Commit, Position, Produce, Record, TaskContext
+
+__all__ = ["SERVICE", "Refreshed", "WindowsTask"]
+
+SERVICE = "windows"
+#: How often the tables are read for something that is not in them.
+_REFRESH_MS = 1_000
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Kind(msgspec.Struct):
+    """The field that tells a pane from progress."""
+
+    type: str = "pane"
+
+
+_kind = msgspec.json.Decoder(_Kind).decode
+
+
+class Refreshed(Generic[P, T]):
+    """Looks something up, and once more after reading the tables to their present end.
+
+    ``panes`` counts on a reference only when it is committed, so it can be
+    found here, but perhaps not yet.
+    """
+
+    def __init__(self, context: TaskContext, look: Callable[P, T | None]) -> None:
+        self._context, self._look = context, look
+        self._refreshed_ms: int | None = None
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Give what was looked for, or None."""
+        found = self._look(*args, **kwargs)
+        if found is not None:
+            return found
+        now_ms = self._context.clock()
+        if self._refreshed_ms is not None and now_ms - self._refreshed_ms < _REFRESH_MS:
+            return None
+        self._refreshed_ms = now_ms
+        self._context.refresh()
+        return self._look(*args, **kwargs)
+
+
+class WindowsTask:
+    """Feeds :class:`~kedge_services.core.windows.Windows` record by record."""
+
+    def __init__(self, context: TaskContext, windows: Windows) -> None:
+        self._context, self._windows = context, windows
+        self._letters: list[Produce] = []
+
+    def restore(self, batch: Batch) -> None:
+        """Take state back."""
+        for record in batch.records():
+            if record.key is not None:
+                self._windows.restore(record.key, record.value)
+
+    def start(self, positions: Mapping[str, Position]) -> Mapping[str, int]:  # noqa: ARG002
+        """Go on from the restored state; nothing has to be read again."""
+        self._windows.start()
+        return {}
+
+    def replay(self, batch: Batch) -> None:
+        """Take nothing: the state is in the changelog alone."""
+
+    def process(self, batch: Batch) -> None:
+        """Take deltas, and with every progress close what it allows."""
+        now_ms = self._context.clock()
+        for record in batch.records():
+            try:
+                self._take(record, now_ms)
+            except DeadLetter as error:
+                letter = dead_letter(record, error.reason, error.detail, service=SERVICE)
+                self._letters.append(letter)
+
+    def _take(self, record: Record, now_ms: int) -> None:
+        value = record.value or b""
+        try:
+            is_progress = _kind(value).type == "progress"
+        except msgspec.DecodeError:
+            is_progress = False  # the codec says what is wrong with it
+        if is_progress:
+            self._windows.progress(decode(Progress, value), now_ms)
+        else:
+            self._windows.add(decode(Pane, value), now_ms)
+
+    def tick(self, now_ms: int, at_end: Mapping[str, bool]) -> None:  # noqa: ARG002
+        """Send the revisions that are due."""
+        self._windows.tick(now_ms)
+
+    def paused(self) -> frozenset[str]:
+        """Give no topic: deltas are few."""
+        return frozenset()
+
+    def commit(self) -> Commit:
+        """Give windows, references, dead letters, and the state that changed."""
+        windows, references = self._windows.take()
+        partition = self._context.partition
+        outputs = [
+            Produce("references", f"{r.model}/{r.reference_id}".encode(), encode(r), partition)
+            for r in references
+        ]
+        outputs += [
+            Produce("windows", window.window_id.encode(), encode(window), partition)
+            for window in windows
+        ]
+        letters, self._letters = self._letters, []
+        return Commit(outputs + letters, list(self._windows.changes()))
+
+    def committed(self) -> None:
+        """Do nothing: there is no local store."""
+
+    def close(self) -> None:
+        """Release nothing."""
