@@ -194,6 +194,23 @@ def test_windows_without_a_verdict_are_not_quiet() -> None:
     assert told(alerts) == [("error-rate", "firing")]
 
 
+def test_a_pane_is_quiet_when_the_longer_windows_that_end_with_it_are() -> None:
+    # Few rows a pane: only four of them together can be tested.
+    windows = [window(0, scale=4, found=["data-drift"])]
+    for i in range(1, 20):
+        windows += [window(i, n=30, status="insufficient"), window(i, scale=4)]
+    alerts = observe_all(new_watch("m"), windows, monitor())
+    assert timeline(alerts, "data-drift") == [("firing", -3), ("resolved", QUIET_PANES)]
+
+
+def test_a_pane_that_alarms_at_one_scale_is_not_quiet_at_another() -> None:
+    windows = []
+    for i in range(20):
+        windows += [window(i, found=["data-drift"] if i < 9 else []), window(i, scale=2)]
+    alerts = observe_all(new_watch("m"), windows, monitor())
+    assert timeline(alerts, "data-drift") == [("firing", 0), ("resolved", 8 + QUIET_PANES)]
+
+
 def test_the_features_of_one_kind_are_one_alert() -> None:
     found = [
         Detection(kind="data-drift", detector="ks", feature=f, value=v, threshold=0.05)

@@ -103,6 +103,8 @@ class Instance:
         and began to be quiet; None while it has not.
     clock_ms
         The latest event time it has seen.
+    alarmed_ms
+        The latest end of a window that broke the rule.
     breaches, clears, strangers
         Windows in a row that broke the rule, that did not, and that came from
         other versions while the holder sent none.
@@ -127,6 +129,7 @@ class Instance:
     resolved_at_ms: int | None = None
     keep_firing_since_ms: int | None = None
     clock_ms: int = 0
+    alarmed_ms: int = 0
     breaches: int = 0
     clears: int = 0
     strangers: int = 0
@@ -165,6 +168,7 @@ def breach(instance: Instance, verdict: Verdict, hold: Hold) -> Moved:
         version=verdict.version,
         window_kind=verdict.window_kind,
         clock_ms=max(instance.clock_ms, verdict.end_ms),
+        alarmed_ms=max(instance.alarmed_ms, verdict.end_ms),
         breaches=instance.breaches + 1,
         clears=0,
         strangers=0,

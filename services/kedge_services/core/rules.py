@@ -4,8 +4,8 @@
 rule            breaks with               is over after
 =============== ========================= ==============================
 a user's own    ``for`` windows or time   ``keep_firing_for``
-a detection's   the first window that     8 quiet panes of that kind of
-kind            alarms, at any scale      window, at every scale
+a detection's   the first window that     8 panes in a row that were tested,
+kind            alarms, at any scale      none of which alarms at any scale
 no-data         3 panes without a row     the first row
 low-coverage    a final performance       a final one with half or more
                 window with less than
@@ -270,10 +270,10 @@ class _Observer:
                 detail=alert_text.detections_text(detections),
             )
             self._take(breach(self._built_in(kind, window.segment), verdict, _AT_ONCE))
-        if window.scale == 1 and window.status in {"ok", "alarm"}:
+        if window.status in {"ok", "alarm"}:
             for instance in self.watch.active():
                 is_mine = self._watches(instance) and not self._is_stranger(instance)
-                if is_mine and instance.kind not in found:
+                if is_mine and window.end_ms > instance.alarmed_ms:
                     self.watch.put(replace(instance, quiet=self.pane))
 
     def _watches(self, instance: Instance) -> bool:

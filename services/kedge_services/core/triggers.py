@@ -165,7 +165,8 @@ def decide(state: State, monitor: Monitor, base_version: str | None) -> Step:
         return Step(state)
     if state.clock_ms < state.paused_until_ms or not _may_ask(state, retrain):
         return Step(state)
-    causes = sorted(_causes(state, retrain), key=lambda f: (f.starts_ms, f.alert_id))
+    # In the order they fired: that of the topic, whatever was read meanwhile.
+    causes = list(_causes(state, retrain))
     if causes:
         return _ask_for_alerts(state, retrain, causes, base_version)
     if retrain.every_labels and state.labelled_total // retrain.every_labels > state.label_step:
