@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -73,6 +74,7 @@ class Drive:
         self.state = state or State("m")
         self.monitor = monitor(**settings)
         self.requests: list[RetrainRequest] = []
+        self.champion: str | None = "k1"
 
     def take(self, step: Step) -> list[RetrainRequest]:
         self.state = step.state
@@ -82,11 +84,11 @@ class Drive:
 
     def window(self, end_ms: int, labelled: int) -> list[RetrainRequest]:
         state = see_window(self.state, end_ms=end_ms, labelled_total=labelled)
-        return self.take(decide(state, self.monitor, "k1"))
+        return self.take(decide(state, self.monitor, self.champion))
 
     def alert(self, status: str = "firing", **fields: Any) -> list[RetrainRequest]:
         state = see_alert(self.state, alert(status, **fields))
-        return self.take(decide(state, self.monitor, "k1"))
+        return self.take(decide(state, self.monitor, self.champion))
 
     def clock(self, now_ms: int) -> list[RetrainRequest]:
         return self.take(keep_schedule(self.state, self.monitor, "k1", now_ms))
@@ -182,6 +184,32 @@ def test_the_cooldown_holds_for_every_cause() -> None:
     (request,) = drive.window(T0 + 10 * MINUTE, 5001)
     assert request.cause.alert_ids == [f"errorrat00000000/{T0 + 2}"]
     assert request.cause.attempt == 0
+
+
+def test_a_promotion_answers_the_alerts_before_it_for_a_cooldown() -> None:
+    #  cooldown 10 min:  0 asks   15 promoted            25 still firing: asks
+    #                             20 another alert: asks at once, about the new version
+    drive = Drive(on=["error-rate", "integrity"], cooldown="10m", min_labels=1)
+    drive.window(T0, 1)
+    drive.alert(labelled=1)
+    for minute in range(30):
+        drive.champion = "k2" if minute >= 15 else "k1"
+        if minute == 20:
+            drive.alert(rule="integrity", starts_ms=T0 + 20 * MINUTE, labelled=20)
+        drive.window(T0 + minute * MINUTE, minute + 1)
+    found = [((r.event_time_ms - T0) // MINUTE, r.cause.rule) for r in drive.requests]
+    assert found == [(1, "error-rate"), (11, "error-rate"), (21, "integrity")]
+    drive.window(T0 + 31 * MINUTE, 100)
+    assert drive.requests[-1].cause.alert_ids[0] == f"errorrat00000000/{T0}"
+    assert drive.requests[-1].base_version == "k2"
+
+
+def test_the_first_version_that_is_seen_is_no_promotion() -> None:
+    drive = Drive(min_labels=1)
+    drive.champion = None
+    drive.alert()
+    drive.champion = "k1"
+    assert drive.window(T0 + 1, 10)
 
 
 def test_alerts_that_fire_together_ask_once_and_are_all_named() -> None:
@@ -450,7 +478,7 @@ def test_a_request_id_is_a_run_key_everywhere(model: str) -> None:
     request = decide(state, monitor(), None).request
     assert request is not None
     assert re.fullmatch(r"[A-Za-z0-9_.~:+-]{1,255}", request.request_id)
-    other = decide(State(model + "x", T0, 500, (firing,)), monitor(), None).request
+    other = decide(replace(state, model=model + "x"), monitor(), None).request
     assert other is not None
     assert other.request_id != request.request_id
 

@@ -9,7 +9,8 @@ more than ``per_day``; a person's request waits for neither, but counts.
 cause        asks when                                           its id is from
 ===========  ==================================================  ==============
 alert        it fires, ``min_labels`` labels came since, and     alert id and
-             again after each cooldown while it fires            attempt
+             again after each cooldown, and after a cooldown     attempt
+             from a promotion, while it fires
 labels       the labels counted pass a multiple of               the multiple
              ``every_labels``
 schedule     a slot has come; of several missed ones the last    the slot
@@ -59,7 +60,11 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """An alert that fires; ``labelled`` counts the labels when it last made itself heard."""
+    """An alert that fires.
+
+    ``labelled`` is the number of labels when it last made itself heard;
+    ``answered_ms`` is when a promotion answered it, as far as one can know so soon.
+    """
 
     alert_id: str
     rule: str
@@ -67,6 +72,7 @@ class Firing:
     starts_ms: int
     labelled: int
     attempts: int = 0
+    answered_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,8 @@ class State:
         The latest event time seen.
     labelled_total
         Labels counted so far.
+    base_version
+        The version that serves, as last seen.
     asked_ms
         Event time of the last request.
     day, asked_that_day
@@ -95,6 +103,7 @@ class State:
     model: str
     clock_ms: int = 0
     labelled_total: int = 0
+    base_version: str | None = None
     firing: tuple[Firing, ...] = ()
     asked_ms: int | None = None
     day: int = -1
@@ -155,6 +164,7 @@ def see_alert(state: State, alert: Alert) -> State:
 def decide(state: State, monitor: Monitor, base_version: str | None) -> Step:
     """Ask for what alerts and labels call for; called after every record."""
     retrain = monitor.retrain
+    state = _notice_promotion(state, base_version)
     every_labels = None if retrain is None else retrain.every_labels
     if state.every_labels != every_labels:
         # A setting that comes later does not ask for the labels before it.
@@ -175,6 +185,18 @@ def decide(state: State, monitor: Monitor, base_version: str | None) -> Step:
         request_id = _request_id(state.model, "labels", retrain.every_labels, step)
         return _ask(state, retrain, cause, request_id, base_version)
     return Step(state)
+
+
+def _notice_promotion(state: State, base_version: str | None) -> State:
+    """Give a new version the time of a cooldown to end the alerts that it may have answered."""
+    if base_version is None or base_version == state.base_version:
+        return state
+    firing = state.firing
+    if state.base_version is not None:
+        firing = tuple(
+            replace(f, labelled=state.labelled_total, answered_ms=state.clock_ms) for f in firing
+        )
+    return replace(state, base_version=base_version, firing=firing)
 
 
 def keep_schedule(state: State, monitor: Monitor, base_version: str | None, now_ms: int) -> Step:
@@ -248,9 +270,13 @@ def _retrain_now(
 # --------------------------------------------------------------------- asking
 
 
-def _may_ask(state: State, retrain: Retrain) -> bool:
+def _is_cool(state: State, retrain: Retrain, since_ms: int | None) -> bool:
     cooldown_ms = round(retrain.cooldown.total_seconds() * 1000)
-    if state.asked_ms is not None and state.clock_ms - state.asked_ms < cooldown_ms:
+    return since_ms is None or state.clock_ms - since_ms >= cooldown_ms
+
+
+def _may_ask(state: State, retrain: Retrain) -> bool:
+    if not _is_cool(state, retrain, state.asked_ms):
         return False
     return state.clock_ms // DAY_MS > state.day or state.asked_that_day < retrain.per_day
 
@@ -261,7 +287,8 @@ def _causes(state: State, retrain: Retrain) -> Iterator[Firing]:
         until_ms = max(silenced.get(name, 0) for name in ("", firing.rule, firing.kind))
         is_wanted = firing.rule in retrain.on or firing.kind in retrain.on
         has_labels = state.labelled_total >= firing.labelled + retrain.min_labels
-        if is_wanted and has_labels and state.clock_ms >= until_ms:
+        is_due = state.clock_ms >= until_ms and _is_cool(state, retrain, firing.answered_ms)
+        if is_wanted and has_labels and is_due:
             yield firing
 
 
