@@ -178,7 +178,7 @@ def test_the_losses_of_the_reference_are_those_of_rows_not_learnt_from() -> None
     assert trained.candidate.reference is not None
     loss = trained.candidate.reference.loss
     assert loss is not None
-    assert 1 - accuracy(trained, rows[-trained.candidate.lineage.rows :]) < 0.1
+    assert 1 - accuracy(trained, rows[-trained.candidate.lineage.rows :]) < 0.15
     assert loss["errors"] / loss["n"] > 0.3
 
 
