@@ -637,6 +637,24 @@ def test_a_window_that_never_gets_its_labels_is_final_without_a_verdict() -> Non
     assert (third.is_final, third.status) == (True, "ok")
 
 
+def test_windows_of_a_model_that_never_has_an_outcome_are_final_some_day() -> None:
+    # clock      pane 2 ---- 29 s ---- 30 s: time passes as if an outcome had come at pane 0
+    run = Run()
+    source = SourcePartition(0, 1, REFERENCE)
+    for row in rows(20, 3, 20):
+        source.predicted(row)
+    run.run(source.commit())
+    since = source.clock
+    run.run(source.commit(clock=since + 29_999))
+    assert {w.is_final for w in run.windows(kind="performance")} == {False}
+    run.run(source.commit(clock=since + 30_000))
+    windows = run.windows(kind="performance", scale=1)
+    assert starts(windows) == [0, 1, 2]
+    assert {(w.is_final, w.status, w.label_coverage) for w in windows} == {
+        (True, "insufficient", 0.0)
+    }
+
+
 def test_performance_windows_of_two_panes_are_sent_when_both_are_decided() -> None:
     run = Run()
     seen: list[Window] = []

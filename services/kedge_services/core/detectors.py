@@ -190,13 +190,17 @@ class DriftJudge:
             tests, distances = _numeric_tests(rows, current), _distances(rows, current)
             for (i, counts), test, (psi, js) in zip(found, tests, distances, strict=True):
                 yield self._numeric[i], int(counts.bins.sum()), test, psi, js
-        for distribution in self._categorical:
-            now = _counts(window, distribution)
-            if now is None or not now.valid or not valid_rows(distribution.reference):
-                continue
-            before, current = _with_unseen(distribution.reference, now)
-            [(psi, js)] = _distances(before[None, :], current[None, :])
-            yield distribution, now.valid, categorical_test(before, current), psi, js
+        pairs = [
+            (d, now, *_with_unseen(d.reference, now))
+            for d in self._categorical
+            if (now := _counts(window, d)) is not None and now.valid and valid_rows(d.reference)
+        ]
+        if pairs:
+            distances = _distances(_padded([p[2] for p in pairs]), _padded([p[3] for p in pairs]))
+            for (distribution, now, before, current), (psi, js) in zip(
+                pairs, distances, strict=True
+            ):
+                yield distribution, now.valid, categorical_test(before, current), psi, js
 
 
 _NAMES: Mapping[str, tuple[str, float]] = {

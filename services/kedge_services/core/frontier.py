@@ -12,7 +12,7 @@ from typing import Literal
 
 from kedge.panes import ModelClock, Progress
 
-__all__ = ["data_watermark", "event_watermark"]
+__all__ = ["data_watermark", "event_watermark", "silent_watermark"]
 
 Topic = Literal["predictions", "outcomes"]
 
@@ -67,6 +67,30 @@ def data_watermark(
                 return None
             least = time.max_ms if least is None else min(least, time.max_ms)
     return None if least is None else least - grace_ms
+
+
+def silent_watermark(
+    sources: Iterable[Progress], model: str, *, first_ms: int, since_ms: int, idle_after_ms: int
+) -> int | None:
+    """Give the outcomes' watermark of a model that has never had an outcome.
+
+    Time passes for it as if one had come with its first prediction, so that
+    windows whose labels never come are final some day.
+
+    Parameters
+    ----------
+    first_ms
+        Event time of its first pane.
+    since_ms
+        The outcomes' clock when the model was first seen.
+    """
+    clocks: list[int] = []
+    for source in sources:
+        if model in source.outcomes:
+            return None
+        clocks.append(source.clock_ms.get("outcomes", 0))
+    silence = min(clocks, default=0) - since_ms
+    return first_ms + silence if silence >= idle_after_ms else None
 
 
 def _clocks(source: Progress, topic: Topic) -> dict[str, ModelClock]:

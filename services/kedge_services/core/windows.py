@@ -7,6 +7,7 @@ shelves, piece by piece.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from kedge_services.core.deltas import (
     decode_delta,
 )
 from kedge_services.core.drift_windows import DriftWindows
-from kedge_services.core.frontier import data_watermark, event_watermark
+from kedge_services.core.frontier import data_watermark, event_watermark, silent_watermark
 from kedge_services.core.label_windows import LabelWindows
 from kedge_services.core.learning import Learner
 from kedge_services.core.lookup import Lookup
@@ -35,17 +36,25 @@ __all__ = ["Windows"]
 
 @dataclass(slots=True)
 class _Marks:
-    """The watermarks of a model; they never go back."""
+    """The watermarks of a model, which never go back, and when it was first seen.
 
+    ``first_ms`` is the start of its first pane, ``since_ms`` the outcomes' clock
+    when all of its partitions had one.
+    """
+
+    first_ms: int
+    since_ms: int | None = None
     predictions_ms: int | None = None
     outcomes_ms: int | None = None
     labels_ms: int | None = None
 
-    def encode(self) -> list[int | None]:
-        return [self.predictions_ms, self.outcomes_ms, self.labels_ms]
+    def encode(self) -> list[Any]:
+        return [
+            self.first_ms, self.since_ms, self.predictions_ms, self.outcomes_ms, self.labels_ms
+        ]  # fmt: skip
 
     @classmethod
-    def decode(cls, data: list[int | None]) -> _Marks:
+    def decode(cls, data: list[Any]) -> _Marks:
         return cls(*data)
 
 
@@ -111,7 +120,7 @@ class Windows:
         if pane.kind == "pair":
             return
         if (pane.model,) not in self._marks:
-            self._marks[pane.model,] = _Marks()
+            self._marks[pane.model,] = _Marks(pane.start_ms)
         delta = decode_delta(pane.kind, pane.counts)
         if isinstance(delta, DriftDelta | LearningDelta):
             self._drift.add(pane, delta, now_ms)
@@ -150,20 +159,31 @@ class Windows:
         model = monitor.model
         sources = [source for _, source in self._sources.items()]
         grace_ms, idle_ms = monitor.grace_ms, self._idle_after_ms
-        before = marks.encode()
+        before = dataclasses.replace(marks)
+        clocks = [source.clock_ms.get("outcomes", 0) for source in sources]
+        if marks.since_ms is None and min(clocks) > 0:
+            marks.since_ms = max(clocks)
         for_predictions = event_watermark(
             sources, "predictions", model, grace_ms=grace_ms, idle_after_ms=idle_ms
         )
         for_outcomes = event_watermark(
             sources, "outcomes", model, grace_ms=grace_ms, idle_after_ms=idle_ms
         )
+        if for_outcomes is None and marks.since_ms is not None:
+            for_outcomes = silent_watermark(
+                sources,
+                model,
+                first_ms=marks.first_ms,
+                since_ms=marks.since_ms,
+                idle_after_ms=idle_ms,
+            )
         for_labels = data_watermark(sources, model, grace_ms=grace_ms, idle_after_ms=idle_ms)
         marks.predictions_ms = _later(marks.predictions_ms, for_predictions)
         marks.outcomes_ms = _later(marks.outcomes_ms, for_outcomes)
         marks.labels_ms = _later(marks.labels_ms, for_labels)
-        if marks.encode() != before:
+        if marks != before:
             self._marks.touch((model,))
-        if marks.predictions_ms is not None and marks.predictions_ms != before[0]:
+        if marks.predictions_ms is not None and marks.predictions_ms != before.predictions_ms:
             self._drift.close(model, marks.predictions_ms, now_ms)
         self._performance.advance(
             model,
@@ -171,7 +191,7 @@ class Windows:
             outcomes_ms=marks.outcomes_ms,
             now_ms=now_ms,
         )
-        if marks.labels_ms is not None and marks.labels_ms != before[2]:
+        if marks.labels_ms is not None and marks.labels_ms != before.labels_ms:
             self._labels.close(model, marks.labels_ms, now_ms)
 
 

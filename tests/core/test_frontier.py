@@ -1,0 +1,128 @@
+"""Watermarks over source partitions: what holds them, what lets them go on."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kedge.panes import ModelClock, Progress
+from kedge_services.core.frontier import data_watermark, event_watermark, silent_watermark
+
+IDLE = 30
+
+
+def source(
+    partition: int,
+    *,
+    clock: int,
+    since: int = 0,
+    predictions: tuple[int, int] | None = None,
+    outcomes: tuple[int, int] | None = None,
+) -> Progress:
+    """Clocks of one partition; ``predictions`` and ``outcomes`` are (max_ms, seen_ms)."""
+
+    def clocks(pair: tuple[int, int] | None) -> dict[str, ModelClock]:
+        return {} if pair is None else {"m": ModelClock(max_ms=pair[0], seen_ms=pair[1])}
+
+    return Progress(
+        partition=partition,
+        partitions=2,
+        sequence=1,
+        offsets={},
+        clock_ms={"predictions": clock, "outcomes": clock},
+        since_ms={"predictions": since, "outcomes": since},
+        predictions=clocks(predictions),
+        outcomes=clocks(outcomes),
+        fates={},
+    )
+
+
+def watermark(*sources: Progress, grace: int = 0) -> int | None:
+    return event_watermark(sources, "predictions", "m", grace_ms=grace, idle_after_ms=IDLE)
+
+
+def test_the_slowest_partition_that_is_not_idle_holds_the_watermark() -> None:
+    fast = source(0, clock=100, predictions=(500, 100))
+    slow = source(1, clock=100, predictions=(200, 80))
+    assert watermark(fast, slow) == 200
+    assert watermark(fast, slow, grace=5) == 195
+
+
+def test_an_idle_partition_leaves_the_minimum_exactly_after_its_time() -> None:
+    # clock of source 1      80 (last row)        109   110
+    #                         |---------------------|-----|
+    fast = source(0, clock=110, predictions=(500, 110))
+    assert watermark(fast, source(1, clock=109, predictions=(200, 80))) == 200
+    assert watermark(fast, source(1, clock=110, predictions=(200, 80))) == 500
+
+
+def test_a_partition_that_never_had_the_model_holds_until_it_is_idle() -> None:
+    fast = source(0, clock=110, predictions=(500, 110))
+    assert watermark(fast, source(1, clock=29)) is None
+    assert watermark(fast, source(1, clock=30)) == 500
+    assert watermark(fast, source(1, clock=110, since=100)) is None
+
+
+def test_when_all_are_idle_only_the_time_that_passed_is_added() -> None:
+    first = source(0, clock=150, predictions=(500, 100))
+    second = source(1, clock=140, predictions=(200, 100))
+    assert watermark(first, second, grace=5) == 500 - 5 + 40
+
+
+def test_without_the_model_anywhere_there_is_no_watermark() -> None:
+    assert watermark(source(0, clock=500), source(1, clock=500)) is None
+
+
+clocks = st.builds(
+    lambda time, seen, more: (time, seen, seen + more),
+    st.integers(0, 10_000),
+    st.integers(0, 1_000),
+    st.integers(0, 60),
+)
+
+
+@given(st.lists(clocks, min_size=1, max_size=5), st.integers(0, 1_000), st.data())
+def test_a_row_more_never_takes_the_watermark_back(
+    found: list[tuple[int, int, int]], later: int, data: st.DataObject
+) -> None:
+    sources = [
+        source(i, clock=clock, predictions=(time, seen))
+        for i, (time, seen, clock) in enumerate(found)
+    ]
+    i = data.draw(st.integers(0, len(found) - 1))
+    time, _, clock = found[i]
+    before = watermark(*sources)
+    assert before is not None
+    # Rows of an idle partition come back behind the watermark; that is why it is kept.
+    sources[i] = source(i, clock=clock, predictions=(time + later, clock))
+    after = watermark(*sources)
+    assert after is not None
+    if all(clock - seen < IDLE for _, seen, clock in found):
+        assert after >= before
+
+
+def data(*sources: Progress) -> int | None:
+    return data_watermark(sources, "m", grace_ms=5, idle_after_ms=IDLE)
+
+
+def test_cells_wait_for_both_topics_and_no_idleness_moves_them() -> None:
+    first = source(0, clock=10_000, predictions=(500, 0), outcomes=(300, 0))
+    assert data(first) == 295
+    assert data(first, source(1, clock=10_000, predictions=(200, 0), outcomes=(400, 0))) == 195
+    assert data(first, source(1, clock=10_000, predictions=(600, 0))) is None
+
+
+def test_a_partition_that_never_saw_the_model_does_not_hold_cells_for_ever() -> None:
+    first = source(0, clock=10_000, predictions=(500, 0), outcomes=(300, 0))
+    assert data(first, source(1, clock=20)) is None
+    assert data(first, source(1, clock=30)) == 295
+
+
+@pytest.mark.parametrize(("clock", "expected"), [(129, None), (130, 7_030), (500, 7_400)])
+def test_time_passes_for_labels_that_never_come(clock: int, expected: int | None) -> None:
+    sources = [source(0, clock=900), source(1, clock=clock)]
+    arguments = {"first_ms": 7_000, "since_ms": 100, "idle_after_ms": IDLE}
+    assert silent_watermark(sources, "m", **arguments) == expected
+    seen = [*sources, source(2, clock=900, outcomes=(1, 1))]
+    assert silent_watermark(seen, "m", **arguments) is None
