@@ -41,7 +41,7 @@ def test_the_loop_closes(tmp_path: Path) -> None:
     assert s["service_restarts"] == 0
     reasons = {
         "undecodable", "bad-value", "unknown-model", "missing-field", "bad-key", "bad-time",
-        "duplicate", "unmatched-outcome",
+        "duplicate", "late",
     }  # fmt: skip
     assert reasons <= {f for fates in s["fates"].values() for f, n in fates.items() if n}
     elapsed = [float(line.split()[0]) for line in done.stdout.splitlines() if " s  " in line]

@@ -109,7 +109,13 @@ def candidate(version: str, *, as_champion: bool) -> dict[str, Any]:
     return data
 
 
-def play(directory: Path, *, partitions: int = 2, crash: tuple[Step, int] | None = None) -> World:
+def play(
+    directory: Path,
+    *,
+    partitions: int = 2,
+    crash: tuple[Step, int] | None = None,
+    loses_disk: bool = False,
+) -> World:
     """Send everything in the order of its append times and let the services run beside it."""
     settings = Settings(
         request_partitions=partitions, model_partitions=2, state_dir=directory / "state"
@@ -123,6 +129,7 @@ def play(directory: Path, *, partitions: int = 2, crash: tuple[Step, int] | None
     world.send("candidates", offer["request_id"], offer, append_ms=START_MS - 60_000)
     world.run(8)
     world.clock.advance(START_MS - world.clock())
+    world.loses_disk = loses_disk
     if crash is not None:
         world.crash(crash[0], after=crash[1])
     chunk: list[Sent] = []
@@ -226,6 +233,6 @@ def test_the_number_of_partitions_changes_nothing(
 def test_a_crash_at_any_step_of_a_commit_changes_nothing(
     undisturbed: World, tmp_path: Path, step: Step, after: int
 ) -> None:
-    crashed = play(tmp_path, crash=(step, after))
+    crashed = play(tmp_path, crash=(step, after), loses_disk=after % 2 == 1)
     assert len(crashed.crashes) == 1
     assert verdicts(crashed) == verdicts(undisturbed)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from typing import Any
-
-from kedge_services.windows.service import make as make_windows
 
 from kedge.topics import CHANGELOGS, TOPICS, model_partition, request_partition
 from kedge_services.alerts.service import make as make_alerts
@@ -17,6 +16,7 @@ from kedge_services.runtime.memory import Crash, ManualClock, MemoryBroker, Step
 from kedge_services.runtime.ports import Service
 from kedge_services.runtime.settings import Settings, TimeSettings
 from kedge_services.triggers.service import make as make_triggers
+from kedge_services.windows.service import make as make_windows
 
 MAKERS: dict[str, Callable[[Settings], Service]] = {
     "registry": make_registry,
@@ -42,6 +42,7 @@ class World:
         )
         self._loops: dict[str, Loop] = {}
         self.crashes: list[str] = []
+        self.loses_disk = False
 
     def crash(self, step: Step, after: int) -> None:
         """Let whoever makes the producer call of this kind next but ``after`` die in it."""
@@ -77,9 +78,12 @@ class World:
             for _ in range(3):
                 loop.step()
         except Crash as crash:
-            # What is dead neither commits nor closes; the next turn starts it anew.
+            # The next turn starts it anew.  Closing commits nothing: it only gives
+            # back the lock of the store, as the kernel does for a process that died.
             self.crashes.append(f"{name} at {crash}")
-            del self._loops[name]
+            self._loops.pop(name).close()
+            if self.loses_disk and name == "panes":
+                shutil.rmtree(self.settings.state_dir, ignore_errors=True)
 
     def close(self) -> None:
         for loop in self._loops.values():
@@ -123,4 +127,7 @@ class World:
                 for fate, count in fates.items():
                     sums = total.setdefault(topic, {})
                     sums[fate] = sums.get(fate, 0) + count
-        return {t: {f: n for f, n in sorted(fates.items()) if n} for t, fates in total.items()}
+        return {
+            topic: {fate: n for fate, n in sorted(total[topic].items()) if n}
+            for topic in ("predictions", "outcomes")
+        }

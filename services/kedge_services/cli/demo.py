@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import tempfile
 import time
@@ -97,6 +98,8 @@ def demo(
     options = Options(
         rate=rate or (_DATA_RATE if data else _DEMO_RATE), seed=seed, drift=not no_drift, data=data
     )
+    # What goes wrong on the way to Kafka is raised; its mutterings do not belong in a timeline.
+    logging.getLogger().addHandler(logging.NullHandler())
     console = Console(highlight=False)
     with ExitStack() as stack:
         work_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kedge-demo-")))
@@ -206,8 +209,8 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
     rows = [("accuracy before the drift", share(summary.accuracy_before_drift))]
     if summary.scenario != "no-drift":
         rows += [
-            ("accuracy from the drift to the promotion", share(summary.accuracy_drifted)),
-            ("accuracy after the promotion", share(summary.accuracy_after_promotion)),
+            ("… from the drift to the promotion", share(summary.accuracy_drifted)),
+            ("… after the promotion", share(summary.accuracy_after_promotion)),
             ("from the drift to the alert", since(summary.first_alert_ms, drift_ms)),
             ("… to the retrain request", since(summary.retrain_requested_ms, drift_ms)),
             ("… to the candidate", since(summary.candidate_ms, drift_ms)),

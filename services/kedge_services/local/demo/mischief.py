@@ -10,11 +10,15 @@ from kedge_services.runtime.ports import Produce
 
 __all__ = ["bad_records"]
 
+_MINUTE_MS = 60_000
 _YEAR_MS = 365 * 86_400_000
 
 
 def bad_records(model: str, *, now_ms: int, partition: Callable[[str], int]) -> list[Produce]:
-    """Make one record of each kind; none of them may disturb any other record."""
+    """Make one record of each kind; none of them may disturb any other record.
+
+    The late one comes twice: it is joined all the same, so the second is a duplicate.
+    """
     prediction = {
         "model": model,
         "version": "k1",
@@ -42,8 +46,10 @@ def bad_records(model: str, *, now_ms: int, partition: Callable[[str], int]) -> 
                                              "event_time_ms": now_ms + _YEAR_MS}),
         record("predictions", "bad-class", {"prediction_id": "bad-class", **prediction,
                                             "output": {"label": "perhaps"}}),
-        record("predictions", "twice", {"prediction_id": "twice", **prediction}),
-        record("predictions", "twice", {"prediction_id": "twice", **prediction}),
+        record("predictions", "late", {"prediction_id": "late", **prediction,
+                                       "event_time_ms": now_ms - _MINUTE_MS}),
+        record("predictions", "late", {"prediction_id": "late", **prediction,
+                                       "event_time_ms": now_ms - _MINUTE_MS}),
         record("outcomes", "bad-outcome", b"{"),
         record("outcomes", "bad-label", outcome("bad-label", "perhaps")),
         record("outcomes", "bad-orphan", outcome("bad-orphan", "approve")),

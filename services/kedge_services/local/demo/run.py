@@ -66,7 +66,7 @@ class Demo:
             update={
                 "state_dir": work_dir / "state",
                 "artefacts": str(work_dir / "artefacts"),
-                "time": TimeSettings(idle_after_ms=5_000, revise_interval_ms=2_000),
+                "time": TimeSettings(revise_interval_ms=2_000),
             }
         )
         self._work_dir = work_dir

@@ -141,6 +141,7 @@ class Story:
     alerts: dict[str, _Alert] = field(default_factory=dict)
     fired_ms: dict[str, int] = field(default_factory=dict)
     requested_ms: list[int] = field(default_factory=list)
+    request_ids: set[str] = field(default_factory=set)
     candidate_ms: list[int] = field(default_factory=list)
     promoted_ms: list[int] = field(default_factory=list)
     promotions: list[_Version] = field(default_factory=list)
@@ -218,12 +219,14 @@ class Story:
     def _request(self, at_ms: int, value: bytes) -> None:
         request = _REQUEST.decode(value)
         self.requested_ms.append(at_ms)
+        self.request_ids.add(request.request_id)
         because = ", ".join(request.cause.alert_ids) or request.cause.kind
         self.tell(Entry(at_ms, "retrain", f"{request.mode} training asked for by {because}"))
 
     def _candidate(self, at_ms: int, value: bytes) -> None:
         candidate = _CANDIDATE.decode(value)
-        self.candidate_ms.append(at_ms)
+        if candidate.request_id in self.request_ids:
+            self.candidate_ms.append(at_ms)
         if candidate.failure:
             self.tell(Entry(at_ms, "candidate", f"none: {candidate.failure}"))
             return
@@ -232,6 +235,7 @@ class Story:
             + (f" (was {candidate.parent_metrics[name]:.3f})" if name in candidate.parent_metrics
                else "")
             for name, value in candidate.metrics.items()
+            if name != "n"
         )  # fmt: skip
         rows = candidate.lineage.rows
         self.tell(Entry(at_ms, "candidate", f"{candidate.trainer} on {rows:,} rows; {scores}"))
