@@ -90,14 +90,18 @@ class Labelled(Struct, array_like=True, gc=False):
     @property
     def text(self) -> str:
         """The label as it is compared."""
-        return label_text(self.label)
+        label = self.label
+        return label if type(label) is str else label_text(label)
 
 
-class Entry(Struct, array_like=True, gc=False):
-    """All that is held of one prediction id; both lists are in offset order."""
+class Entry(Struct, array_like=True, gc=False, frozen=True):
+    """All that is held of one prediction id, in offset order.
 
-    predictions: list[Held]
-    labels: list[Labelled]
+    Tuples, as the garbage collector soon leaves tuples of structs alone.
+    """
+
+    predictions: tuple[Held, ...] = ()
+    labels: tuple[Labelled, ...] = ()
 
 
 class LabelState(NamedTuple):

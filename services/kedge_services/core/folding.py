@@ -62,20 +62,12 @@ class PaneDelta(NamedTuple):
     delta: Delta
 
 
-class _Slot(NamedTuple):
-    series: Series
-    start_ms: int
-    end_ms: int
-
-
-class _RowSlot(NamedTuple):
-    """Where rows are collected; plan and columns are compared by identity."""
-
-    plan: Plan
-    columns: ModelColumns
-    version: str
-    reference_id: str
-    start_ms: int
+#: Model, version, segment, reference id, start and end of a pane; for pairs also the champion.
+#: Plain tuples: one is made for every record.
+_Slot = tuple[str, str, str, str, int, int]
+_PairSlot = tuple[str, str, str, str, int, int, str]
+#: Plan, columns, version, reference id, start; plan and columns are compared by identity.
+_RowSlot = tuple[Plan, ModelColumns, str, str, int]
 
 
 @dataclass(slots=True)
@@ -96,13 +88,13 @@ class Fold:
     _rows: dict[_RowSlot, list[PredictionRow]] = field(default_factory=dict)
     _performance: dict[_Slot, PerformanceDelta] = field(default_factory=dict)
     _labels: dict[_Slot, LabelsDelta] = field(default_factory=dict)
-    _pairs: dict[tuple[_Slot, str], PairDelta] = field(default_factory=dict)
+    _pairs: dict[_PairSlot, PairDelta] = field(default_factory=dict)
     _binners: dict[tuple[int, int], tuple[Reference, Plan, _Bins]] = field(default_factory=dict)
 
     def row(self, plan: Plan, columns: ModelColumns, row: PredictionRow, reference_id: str) -> None:
         """Take a prediction into its drift pane; without reference into its learning sample."""
         start_ms = row.event_time_ms - row.event_time_ms % plan.pane_ms
-        slot = _RowSlot(plan, columns, row.version, reference_id, start_ms)
+        slot = (plan, columns, row.version, reference_id, start_ms)
         rows = self._rows.get(slot)
         if rows is None:
             self._rows[slot] = [row]
@@ -136,8 +128,7 @@ class Fold:
         if end_ms <= closed_ms:
             self.after_cell += 1
             return
-        series = Series(held.model, held.version, "", held.reference_id)
-        slot = _Slot(series, start_ms, end_ms)
+        slot = (held.model, held.version, "", held.reference_id, start_ms, end_ms)
         delta = self._labels.get(slot)
         if delta is None:
             delta = self._labels[slot] = LabelsDelta()
@@ -158,19 +149,27 @@ class Fold:
         if mine is None or theirs is None:
             return
         start_ms = champion.time_ms - champion.time_ms % champion.pane_ms
-        series = Series(shadow.model, shadow.version, "", shadow.reference_id)
-        key = (_Slot(series, start_ms, start_ms + champion.pane_ms), champion.version)
-        delta = self._pairs.get(key)
+        end_ms = start_ms + champion.pane_ms
+        slot = (
+            shadow.model, shadow.version, "", shadow.reference_id, start_ms, end_ms,
+            champion.version,
+        )  # fmt: skip
+        delta = self._pairs.get(slot)
         if delta is None:
-            delta = self._pairs[key] = PairDelta(champion.version)
+            delta = self._pairs[slot] = PairDelta(champion.version)
         delta.differences[mine - theirs] = delta.differences.get(mine - theirs, 0) + sign
 
     def take(self) -> list[PaneDelta]:
         """Give the deltas and begin anew."""
         deltas = [self._count(slot, rows) for slot, rows in self._rows.items()]
-        deltas += [PaneDelta("performance", *s, d) for s, d in self._performance.items()]
-        deltas += [PaneDelta("labels", *s, d) for s, d in self._labels.items()]
-        deltas += [PaneDelta("pair", *s, d) for (s, _), d in self._pairs.items()]
+        found: list[tuple[PaneKind, _Slot, Delta]] = []
+        found += [("performance", slot, delta) for slot, delta in self._performance.items()]
+        found += [("labels", slot, delta) for slot, delta in self._labels.items()]
+        for pair, histogram in self._pairs.items():
+            if any(histogram.differences.values()):
+                found.append(("pair", pair[:6], histogram))
+        for kind, (*series, start_ms, end_ms), delta in found:
+            deltas.append(PaneDelta(kind, Series(*series), start_ms, end_ms, delta))
         self.after_cell = 0
         for pending in (self._rows, self._performance, self._labels, self._pairs):
             pending.clear()
@@ -178,29 +177,32 @@ class Fold:
 
     def _performance_of(self, held: Held) -> list[PerformanceDelta]:
         start_ms = held.time_ms - held.time_ms % held.pane_ms
-        end_ms = start_ms + held.pane_ms
-        segments = [""]
-        segments += [f"{name}={label_text(value)}" for name, value in held.segments.items()]
-        found: list[PerformanceDelta] = []
-        for segment in segments:
-            series = Series(held.model, held.version, segment, held.reference_id)
-            slot = _Slot(series, start_ms, end_ms)
-            delta = self._performance.get(slot)
-            if delta is None:
-                delta = self._performance[slot] = PerformanceDelta()
-            found.append(delta)
+        found = [self._performance_in("", held, start_ms)]
+        for name, value in held.segments.items():
+            segment = f"{name}={label_text(value)}"
+            found.append(self._performance_in(segment, held, start_ms))
         return found
 
+    def _performance_in(self, segment: str, held: Held, start_ms: int) -> PerformanceDelta:
+        slot = (
+            held.model, held.version, segment, held.reference_id, start_ms,
+            start_ms + held.pane_ms,
+        )  # fmt: skip
+        delta = self._performance.get(slot)
+        if delta is None:
+            delta = self._performance[slot] = PerformanceDelta()
+        return delta
+
     def _count(self, slot: _RowSlot, rows: Sequence[PredictionRow]) -> PaneDelta:
-        series = Series(slot.plan.model, slot.version, "", slot.reference_id)
-        end_ms = slot.start_ms + slot.plan.pane_ms
-        reference = self.references(slot.reference_id) if slot.reference_id else None
+        plan, columns, version, reference_id, start_ms = slot
+        end_ms = start_ms + plan.pane_ms
+        reference = self.references(reference_id) if reference_id else None
         if reference is None:
-            series = series._replace(reference_id="")
-            learning = _learn(slot, rows)
-            return PaneDelta("learning", series, slot.start_ms, end_ms, learning)
-        drift = self._bins(reference, slot.plan).count(slot.columns, rows)
-        return PaneDelta("drift", series, slot.start_ms, end_ms, drift)
+            series = Series(plan.model, version, "", "")
+            return PaneDelta("learning", series, start_ms, end_ms, _learn(plan, columns, rows))
+        series = Series(plan.model, version, "", reference_id)
+        drift = self._bins(reference, plan).count(columns, rows)
+        return PaneDelta("drift", series, start_ms, end_ms, drift)
 
     def _bins(self, reference: Reference, plan: Plan) -> _Bins:
         key = (id(reference), id(plan))
@@ -277,13 +279,13 @@ def _loss_scale(reference: Reference | None) -> float:
     return (mean + 3.0 * variance**0.5) or 1.0
 
 
-def _learn(slot: _RowSlot, rows: Sequence[PredictionRow]) -> LearningDelta:
+def _learn(plan: Plan, columns: ModelColumns, rows: Sequence[PredictionRow]) -> LearningDelta:
     hashed = [(id_hash(row.prediction_id), i) for i, row in enumerate(rows)]
     sample = {}
     for key, i in nsmallest(SAMPLE_ROWS, hashed):
         output = rows[i].output
         sample[key] = [
-            slot.columns.dictionary(rows[i].features, slot.plan.features),
+            columns.dictionary(rows[i].features, plan.features),
             None if output is None else msgspec.to_builtins(output),
         ]
     return LearningDelta(len(rows), sample)

@@ -51,7 +51,8 @@ def refuse_misplaced(
     """
     refused: list[tuple[int, DeadLetter]] = []
     good = [i for i, row in enumerate(rows) if not isinstance(row, DeadLetter)]
-    wanted = [request_id(rows[i].prediction_id).encode() for i in good]  # type: ignore[union-attr]
+    names = [rows[i].prediction_id for i in good]  # type: ignore[union-attr]
+    wanted = [(request_id(name) if "#" in name else name).encode() for name in names]
     actual = key_partitions(wanted, partitions)
     misrouted = dict.fromkeys(np.flatnonzero(actual != partition).tolist())
     for k, (i, key) in enumerate(zip(good, wanted, strict=True)):

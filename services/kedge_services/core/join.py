@@ -35,6 +35,8 @@ from kedge_services.core.waiting import Waiting, WaitingOutcome
 
 __all__ = ["ExampleDraft", "Join", "LabelFate", "Verdict", "Watermarks"]
 
+NO_ENTRY = Entry()
+
 LabelFate = Literal["matched", "duplicate", "unlabelled", "conflicting", "unmatched"]
 
 
@@ -103,137 +105,110 @@ class Join:
 
         None says that it is a duplicate: the first prediction by offset wins.
         """
-        entry = self.book.get(name)
-        reached = self._reached(held)
-        if entry is None:
-            entry = Entry([], [])
-        for other in entry.predictions:
-            if (
-                other.version == held.version
-                and other.model == held.model
-                and max(held.time_ms, reached) <= other.until_ms
-            ):
+        entry = self.book.get(name) or NO_ENTRY
+        if entry.predictions:
+            if self._is_duplicate(entry, held):
                 return None
-        if not held.champion and champion_of(entry.predictions, held.model) is not None:
-            held.features = NOTHING
-        known, labels = len(entry.predictions), tuple(entry.labels)
-        entry.predictions.append(held)
-        self.book.change(name, entry)
+            if not held.champion and champion_of(entry.predictions, held.model) is not None:
+                held.features = NOTHING
+        now = Entry((*entry.predictions, held), entry.labels)
         if held.horizon_ms == UNLABELLED or self.rebuilding:
+            self.book.change(name, now)
             return []
         self.fold.predicted(held)
-        if not known and labels:
+        if now.labels and not entry.predictions:
             # Left over from rebuilding: what its prediction did not find then has expired.
             passed = self.watermarks.predictions(held.model)
-            entry.labels = [o for o in labels if passed <= o.time_ms + held.wait_ms]
-        met = self._meet(name, entry, held)
-        if entry.labels:
-            self._settle(name, entry, known, labels)
+            live = tuple(o for o in now.labels if passed <= o.time_ms + held.wait_ms)
+            now = Entry(now.predictions, live)
+        now, met = self._meet(name, now, held)
+        self.book.change(name, now)
+        if now.labels:
+            self._settle(name, entry, now)
         return met
 
-    def label(self, name: str, labelled: Labelled, *, is_late: bool) -> Verdict:
-        """Take an outcome; ``unmatched`` leaves it to the caller to let it wait."""
-        entry = self.book.get(name)
-        if entry is not None and self.rebuilding:
-            if any(known.offset == labelled.offset for known in entry.labels):
-                return Verdict("duplicate")
-        found = [] if entry is None else [p for p in entry.predictions if self._open(p, labelled)]
-        if entry is None or not found:
-            if self.rebuilding and not is_late:
-                self._keep(name, entry, labelled)
-            return self._unmatched(entry, labelled)
-        models = tuple({held.model: None for held in found})
-        labels = tuple(entry.labels)
-        fate = self._insert(entry, found[0], labelled)
-        if len(entry.labels) != len(labels):
-            self.book.change(name, entry)
-            if not self.rebuilding:
-                self._settle(name, entry, len(entry.predictions), labels)
-        return Verdict(fate, models)
-
-    def _reached(self, held: Held) -> int:
-        """Give how far the inputs are beyond all records that could matter to this model."""
-        if self.rebuilding:
-            return held.time_ms
-        if held.horizon_ms == UNLABELLED:
-            return self.watermarks.predictions(held.model)
-        return self._both(held.model)
-
-    def _both(self, model: str) -> int:
-        return min(self.watermarks.predictions(model), self.watermarks.outcomes(model))
-
-    def _open(self, held: Held, labelled: Labelled) -> bool:
-        """Say whether the two are a pair and the prediction has not left when it is late."""
-        if not matches(held, labelled):
-            return False
-        watermark = self.watermarks.outcomes(held.model)
-        return (
-            labelled.time_ms >= watermark
-            or watermark <= held.time_ms + held.horizon_ms
-            or self.rebuilding
-        )
-
-    def _keep(self, name: str, entry: Entry | None, labelled: Labelled) -> None:
-        """Keep a label that is read again before its prediction."""
-        entry = entry or Entry([], [])
-        if len(entry.labels) < MAX_LABELS:
-            entry.labels.append(labelled)
-            self.book.change(name, entry)
-
-    @staticmethod
-    def _unmatched(entry: Entry | None, labelled: Labelled) -> Verdict:
-        """Judge an outcome without prediction; an id only of models without labels needs none."""
-        held = [] if entry is None else entry.predictions
-        if held and labelled.models is None and all(p.horizon_ms == UNLABELLED for p in held):
-            return Verdict("unlabelled")
-        return Verdict("unmatched")
-
-    def _meet(self, name: str, entry: Entry, held: Held) -> list[tuple[WaitingOutcome, LabelFate]]:
-        """Move the outcomes that wait for a prediction into its entry."""
-        watermark = self.watermarks.predictions(held.model)
-        return [
-            (outcome, self._insert(entry, held, outcome.labelled))
-            for outcome in self.waiting.take(
-                name, lambda o: watermark <= o.until_ms and matches(held, o.labelled)
-            )
-        ]
-
-    @staticmethod
-    def _insert(entry: Entry, held: Held, labelled: Labelled) -> LabelFate:
-        """Put a label among the others, if it makes a difference, and say what it is."""
-        earlier = [o for o in entry.labels if o.offset < labelled.offset]
-        state = label_state(held, earlier)
-        is_repeated = state is not None and state.current.text == labelled.text
-        best = labelled if state is None else state.best
-        if is_repeated and (best.time_ms, best.models) == (labelled.time_ms, labelled.models):
-            return "duplicate"
-        if len(entry.labels) >= MAX_LABELS:
-            return "duplicate" if is_repeated else "conflicting"
-        entry.labels.insert(len(earlier), labelled)
-        return "duplicate" if is_repeated else "matched"
-
-    def _settle(self, name: str, entry: Entry, known: int, labels: Sequence[Labelled]) -> None:
-        """Fold the difference between an entry and what it was.
+    def label(self, name: str, labelled: Labelled, *, is_late: bool | None) -> Verdict:
+        """Take an outcome; ``unmatched`` leaves it to the caller to let it wait.
 
         Parameters
         ----------
         name
             Its prediction id.
-        entry
-            What is held now.
-        known
-            How many of its predictions, the first ones, were there before.
-        labels
-            The labels that were there before.
+        labelled
+            The label.
+        is_late
+            Whether it lies behind its model's watermark; None when its model is
+            not known yet.
         """
-        now = [label_state(held, entry.labels) for held in entry.predictions]
-        before = [
-            label_state(held, labels) if i < known and labels else None
-            for i, held in enumerate(entry.predictions)
-        ]
-        added = entry.predictions[-1].model if known < len(entry.predictions) else None
+        entry = self.book.get(name) or NO_ENTRY
+        if self.rebuilding and any(known.offset == labelled.offset for known in entry.labels):
+            return Verdict("duplicate")
+        found = [held for held in entry.predictions if matches(held, labelled)]
+        if is_late is not False and not self.rebuilding:
+            found = [held for held in found if self._is_held(held, labelled)]
+        if not found:
+            if self.rebuilding and not is_late and len(entry.labels) < MAX_LABELS:
+                # Its prediction may be read again only after it.
+                self.book.change(name, Entry(entry.predictions, (*entry.labels, labelled)))
+            held = entry.predictions
+            if held and is_late is None and all(p.horizon_ms == UNLABELLED for p in held):
+                return Verdict("unlabelled")
+            return Verdict("unmatched")
+        now, fate = _insert(entry, found[0], labelled)
+        if now is not entry:
+            self.book.change(name, now)
+            if not self.rebuilding:
+                self._settle(name, entry, now)
+        models = (found[0].model,) if len(found) == 1 else tuple({p.model: 0 for p in found})
+        return Verdict(fate, models)
+
+    def _is_duplicate(self, entry: Entry, held: Held) -> bool:
+        """Say whether this version has answered before, and the id is still held."""
+        same = [p for p in entry.predictions if (p.version, p.model) == (held.version, held.model)]
+        if not same:
+            return False
+        reached = held.time_ms
+        if not self.rebuilding:
+            is_alone = held.horizon_ms == UNLABELLED
+            watermarks = self.watermarks
+            passed = watermarks.predictions(held.model) if is_alone else self._both(held.model)
+            reached = max(reached, passed)
+        return any(reached <= other.until_ms for other in same)
+
+    def _both(self, model: str) -> int:
+        return min(self.watermarks.predictions(model), self.watermarks.outcomes(model))
+
+    def _is_held(self, held: Held, labelled: Labelled) -> bool:
+        """Say whether a prediction has not left yet when a late label comes."""
+        watermark = self.watermarks.outcomes(held.model)
+        return labelled.time_ms >= watermark or watermark <= held.time_ms + held.horizon_ms
+
+    def _meet(
+        self, name: str, entry: Entry, held: Held
+    ) -> tuple[Entry, list[tuple[WaitingOutcome, LabelFate]]]:
+        """Move the outcomes that wait for a prediction into its entry."""
+        met: list[tuple[WaitingOutcome, LabelFate]] = []
+        if self.waiting.has(name):
+            watermark = self.watermarks.predictions(held.model)
+            for outcome in self.waiting.take(
+                name, lambda o: watermark <= o.until_ms and matches(held, o.labelled)
+            ):
+                entry, fate = _insert(entry, held, outcome.labelled)
+                met.append((outcome, fate))
+        return entry, met
+
+    def _settle(self, name: str, entry: Entry, now: Entry) -> None:
+        """Fold the difference between what an entry is now and what it was."""
+        known = len(entry.predictions)
+        added = now.predictions[-1].model if known < len(now.predictions) else None
+        before: list[LabelState | None] = []
+        after: list[LabelState | None] = []
         touched: dict[str, None] = {}
-        for held, old, new in zip(entry.predictions, before, now, strict=True):
+        for i, held in enumerate(now.predictions):
+            old = label_state(held, entry.labels) if entry.labels and i < known else None
+            new = label_state(held, now.labels)
+            before.append(old)
+            after.append(new)
             if new is None:
                 continue
             if old is None:
@@ -246,8 +221,9 @@ class Join:
                 continue
             touched[held.model] = None
         for model in touched:
-            self._settle_pairs(entry, model, before, now)
-            self._draft(name, entry, model)
+            if len(now.predictions) > 1:
+                self._settle_pairs(now, model, before, after)
+            self._draft(name, now, model)
 
     def _settle_pairs(
         self,
@@ -267,16 +243,19 @@ class Join:
     def _draft(self, name: str, entry: Entry, model: str) -> None:
         """Note the example of an id as it is now: its label, and the outputs of all versions."""
         mine = [held for held in entry.predictions if held.model == model]
-        state = id_state(mine, entry.labels)
+        state = (label_state(mine[0], entry.labels) if len(mine) == 1
+                 else id_state(mine, entry.labels))  # fmt: skip
         if state is None:
             return
         champion = champion_of(mine, model)
         base = champion or mine[0]
-        features = (h.features for h in (base, *mine) if not is_nothing(h.features))
+        features = base.features
+        if is_nothing(features):
+            features = next((h.features for h in mine if not is_nothing(h.features)), NOTHING)
         self.examples[name, model] = ExampleDraft(
             prediction_id=name,
             model=model,
-            features=next(features, NOTHING),
+            features=features,
             label=state.current.label,
             outputs={held.version: held.output for held in mine},
             served_by=None if champion is None else champion.version,
@@ -285,3 +264,19 @@ class Join:
             label_time_ms=state.current.time_ms,
             revision=state.changes,
         )
+
+
+def _insert(entry: Entry, held: Held, labelled: Labelled) -> tuple[Entry, LabelFate]:
+    """Put a label among the others, if it makes a difference, and say what it is."""
+    if not entry.labels:
+        return Entry(entry.predictions, (labelled,)), "matched"
+    earlier = tuple(o for o in entry.labels if o.offset < labelled.offset)
+    state = label_state(held, earlier)
+    is_repeated = state is not None and state.current.text == labelled.text
+    best = labelled if state is None else state.best
+    if is_repeated and (best.time_ms, best.models) == (labelled.time_ms, labelled.models):
+        return entry, "duplicate"
+    if len(entry.labels) >= MAX_LABELS:
+        return entry, "duplicate" if is_repeated else "conflicting"
+    labels = (*earlier, labelled, *entry.labels[len(earlier) :])
+    return Entry(entry.predictions, labels), "duplicate" if is_repeated else "matched"

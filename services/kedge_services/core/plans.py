@@ -103,8 +103,3 @@ class Plans:
             # The monitor is kept beside its plan, so that its id stays taken.
             known = self._plans[id(monitor)] = (monitor, Plan.of(monitor))
         return known[1]
-
-    def throughout(self, model: str, first_ms: int, last_ms: int) -> Plan | None:
-        """Give the one plan that holds from first to last; None when there are several or none."""
-        plan = self.at(model, first_ms)
-        return plan if plan is self.at(model, last_ms) else None

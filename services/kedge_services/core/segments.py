@@ -17,6 +17,7 @@ __all__ = ["SegmentInfo", "Segments", "segment_of"]
 
 _SHORTEST = 10
 """Segments are at least 2**10 ms long."""
+_NEVER = 1 << 63
 
 
 def segment_of(until_ms: int, span_ms: int) -> str:
@@ -72,21 +73,24 @@ class Segments:
         clock_ms
             Append time up to which predictions have been read.
         """
-        held = max(entry.predictions, key=lambda p: p.until_ms, default=None)
-        if held is None:
+        if not entry.predictions:
             until_ms = max(label.time_ms for label in entry.labels) + wait_ms
             segment = segment_of(until_ms, wait_ms)
         else:
+            held = entry.predictions[0]
+            if len(entry.predictions) > 1:
+                held = max(entry.predictions, key=lambda p: p.until_ms)
             segment = segment_of(held.until_ms, held.span_ms)
         info = self.infos.get(segment)
         if info is None:
             info = self.infos[segment] = SegmentInfo()
+        lows = info.lows
         for prediction in entry.predictions:
             info.models.add(prediction.model)
-        if entry.predictions:
-            _lower(info.lows, "predictions", entry.predictions[0].offset)
-        if entry.labels:
-            _lower(info.lows, "outcomes", entry.labels[0].offset)
+        if entry.predictions and entry.predictions[0].offset < lows.get("predictions", _NEVER):
+            lows["predictions"] = entry.predictions[0].offset
+        if entry.labels and entry.labels[0].offset < lows.get("outcomes", _NEVER):
+            lows["outcomes"] = entry.labels[0].offset
         info.newest_ms = max(info.newest_ms, clock_ms)
         return segment
 
@@ -120,9 +124,3 @@ class Segments:
                        + [next_offset])
             for topic, next_offset in next_offsets.items()
         }  # fmt: skip
-
-
-def _lower(lows: dict[str, int], topic: str, offset: int) -> None:
-    known = lows.get(topic)
-    if known is None or offset < known:
-        lows[topic] = offset

@@ -85,6 +85,10 @@ class Waiting:
         self._insert(outcome)
         self._unwritten[outcome.offset] = outcome
 
+    def has(self, prediction_id: str) -> bool:
+        """Say whether any waits for this prediction."""
+        return prediction_id in self._by_id
+
     def take(
         self, prediction_id: str, wanted: Callable[[WaitingOutcome], bool]
     ) -> list[WaitingOutcome]:

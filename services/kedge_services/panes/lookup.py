@@ -62,7 +62,7 @@ class Lookup:
     newest: dict[str, Plan] = field(default_factory=dict)
     _features: dict[str, dict[str, None]] = field(default_factory=dict)
     _decoder: PredictionDecoder | None = None
-    _throughout: dict[str, Plan] = field(default_factory=dict)
+    _only: dict[str, Plan] = field(default_factory=dict)
     _reference_ids: dict[tuple[str, str, int], str] = field(default_factory=dict)
     _refreshed_ms: dict[tuple[str, str], int] = field(default_factory=dict)
 
@@ -71,13 +71,15 @@ class Lookup:
 
     def begin(self) -> None:
         """Take in what the tables have learnt since the last batch."""
-        self._throughout.clear()
         self._reference_ids.clear()
+        self._only.clear()
         newest: dict[str, Plan] = {}
         for model in self.monitors.models():
             plan = self.plans.at(model)
             if plan is not None:
                 newest[model] = plan
+                if self.plans.at(model, 0) is plan:
+                    self._only[model] = plan
                 if self.newest.get(model) is not plan:
                     self._learn(plan)
         if newest.keys() != self.newest.keys():
@@ -96,25 +98,23 @@ class Lookup:
         if unknown and self._refresh("model", *unknown):
             self.begin()
             rows = self.decoder.decode(values)
-        spans: dict[str, tuple[int, int]] = {}
         for row in rows:
-            if not isinstance(row, DeadLetter):
-                low, high = spans.get(row.model, (row.event_time_ms, row.event_time_ms))
-                spans[row.model] = min(low, row.event_time_ms), max(high, row.event_time_ms)
-        for model, (low, high) in spans.items():
-            plan = self.plans.throughout(model, low, high)
-            if plan is not None:
-                self._throughout[model] = plan
-                self._learn(plan)
-            else:
-                for time_ms in {r.event_time_ms for r in rows if not isinstance(r, DeadLetter)}:
-                    self._learn(self._plan_at(model, time_ms))
+            if not isinstance(row, DeadLetter) and row.model not in self._only:
+                self._learn(self.plan(row.model, row.event_time_ms))
         return rows if self._decoder is not None else self.decoder.decode(values)
 
-    def plan(self, row: PredictionRow) -> Plan:
-        """Give the plan of a prediction of the decoded batch."""
-        plan = self._throughout.get(row.model)
-        return self._plan_at(row.model, row.event_time_ms) if plan is None else plan
+    def plan(self, model: str, time_ms: int) -> Plan:
+        """Give the plan of a model that has one.
+
+        Raises
+        ------
+        LookupError
+            Its monitor was removed in the middle of a batch.
+        """
+        plan = self._only.get(model) or self.plans.at(model, time_ms)
+        if plan is None:
+            raise LookupError(f"the monitor of {model} is gone in the middle of a batch")
+        return plan
 
     def columns(self, model: str) -> ModelColumns:
         """Give the way from a decoded row's features to columns."""
@@ -128,7 +128,7 @@ class Lookup:
 
     def monitored(self, model: str, time_ms: int) -> Plan | None:
         """Give a model's plan; looks again, at most once a second, before there is none."""
-        plan = self.plans.at(model, time_ms)
+        plan = self._only.get(model) or self.plans.at(model, time_ms)
         if plan is None and self._refresh("model", model):
             self.begin()
             plan = self.plans.at(model, time_ms)
@@ -159,12 +159,6 @@ class Lookup:
         if self._decoder is None:
             self._decoder = PredictionDecoder({m: tuple(f) for m, f in self._features.items()})
         return self._decoder
-
-    def _plan_at(self, model: str, time_ms: int) -> Plan:
-        plan = self.plans.at(model, time_ms)
-        if plan is None:
-            raise LookupError(f"the monitor of {model} is gone in the middle of a batch")
-        return plan
 
     def _learn(self, plan: Plan) -> None:
         known = self._features.setdefault(plan.model, {})

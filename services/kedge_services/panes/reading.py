@@ -112,10 +112,11 @@ class Reader:
 
     def _read_predictions(self, batch: Batch) -> None:
         rows = self.lookup.decode(batch.values)
-        plans = [None if isinstance(row, DeadLetter) else self.lookup.plan(row) for row in rows]
-        for i, (row, plan) in enumerate(zip(rows, plans, strict=True)):
-            if plan is not None and not isinstance(row, DeadLetter):
-                rows[i] = output_refusal(plan, row.output) or row
+        plans: list[Plan | None] = [None] * len(rows)
+        for i, row in enumerate(rows):
+            if not isinstance(row, DeadLetter):
+                known = plans[i] = self.lookup.plan(row.model, row.event_time_ms)
+                rows[i] = output_refusal(known, row.output) or row
         for i, refused in self._misplaced(batch, rows):
             rows[i] = refused
         self.join.book.load([r.prediction_id for r in rows if not isinstance(r, DeadLetter)])
@@ -150,8 +151,9 @@ class Reader:
             self._refuse(batch, i, DeadLetter("late", behind))
             return
         self.state.count("predictions", "counted")
-        start_ms = time_ms - time_ms % plan.pane_ms
-        reference_id = self.lookup.reference_id(model, row.version, start_ms)
+        if plan.pane_ms != plan.performance_pane_ms:
+            start_ms = time_ms - time_ms % plan.pane_ms
+            reference_id = self.lookup.reference_id(model, row.version, start_ms)
         self.join.fold.row(plan, self.lookup.columns(model), row, reference_id)
 
     def _count_waited(self, outcome: WaitingOutcome, fate: LabelFate, model: str) -> None:
@@ -224,8 +226,10 @@ class Reader:
         self, batch: Batch, i: int, prediction_id: str, claim: _Claim, clocks: Clocks
     ) -> None:
         labelled, owner = claim.labelled, claim.owner
-        watermark = BEFORE_ALL if owner is None else clocks.watermark(owner.model, owner.grace_ms)
-        is_late = labelled.time_ms < watermark
+        is_late, watermark = None, BEFORE_ALL
+        if owner is not None:
+            watermark = clocks.watermark(owner.model, owner.grace_ms)
+            is_late = labelled.time_ms < watermark
         verdict = self.join.label(prediction_id, labelled, is_late=is_late)
         for model in verdict.models if owner is None else (owner.model,):
             clocks.of(model).advance(labelled.time_ms, clocks.clock_ms)

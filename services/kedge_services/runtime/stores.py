@@ -6,10 +6,13 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 __all__ = ["MemoryStore", "RocksStore"]
 
 _META = b"meta"
+#: Who has a directory open in this process.
+_OPENED: WeakValueDictionary[Path, RocksStore] = WeakValueDictionary()
 _DEFAULT = "default"
 _MB = 1024 * 1024
 
@@ -68,11 +71,16 @@ class RocksStore:
     Parameters
     ----------
     path
-        Its directory, made when missing; no two stores share one.
+        Its directory, made when missing.  Who opens it again takes it over:
+        a task that died without closing its store must not lock it.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = path.absolute()
+        former = _OPENED.get(self._path)
+        if former is not None:
+            former.close()
+        _OPENED[self._path] = self
         self._db: Any = None
         self._families: dict[str, Any] = {}
         self._handles: dict[str, Any] = {}
