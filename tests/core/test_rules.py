@@ -126,6 +126,15 @@ def test_only_the_declared_feature_segment_and_scale_count() -> None:
     assert "null_share of x is 0.5, above 0.1" in alert.summary
 
 
+def test_a_users_rule_reads_windows_of_prediction_time_only() -> None:
+    # The error rate by label time is the detector's; by prediction time it is the user's.
+    rule = Rule(name="r", metric="error_rate", above=0.2)
+    measure = Measure(name="error_rate", value=0.5, n=500)
+    watch, declared = new_watch("m"), monitor(rule)
+    assert observe(watch, window(0, "labels", measures=[measure]), declared, "k1") == []
+    assert observe(watch, window(0, "performance", measures=[measure]), declared, "k1")
+
+
 @pytest.mark.parametrize("nothing", [None, float("nan")])
 def test_a_window_without_the_value_says_nothing(nothing: float | None) -> None:
     values = [0.7, nothing, 0.7, nothing, 0.9]

@@ -131,6 +131,14 @@ def test_an_alert_that_is_over_before_asks_nothing() -> None:
     assert not drive.window(T0 + HOUR, 9000)
 
 
+def test_an_alert_that_is_over_never_asks_again_under_its_id() -> None:
+    drive = Drive(min_labels=1, cooldown="0s")
+    drive.alert()
+    drive.alert("resolved", ends_ms=T0 + 1)
+    drive.alert()
+    assert not drive.window(T0 + 2, 10)
+
+
 def test_a_pending_alert_asks_nothing() -> None:
     drive = Drive(min_labels=1)
     drive.alert("pending", fired_ms=None)

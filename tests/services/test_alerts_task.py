@@ -215,6 +215,28 @@ def test_the_alerts_of_a_model_end_when_its_monitor_is_removed() -> None:
     assert sum(alert.status == "resolved" for alert in play.alerts) == 1
 
 
+def test_a_window_that_lags_behind_does_not_bring_an_old_monitor_back() -> None:
+    #  monitor without the rule from pane 2 on:  drift 2 (in force)  performance 0, 1 (late)
+    play = with_tables()
+    windows = [json.loads(value) for value in of_windows()]
+    decided = [w for w in windows if w["is_decided"] and w["revision"] == 1]
+    pane_ms = decided[0]["end_ms"] - decided[0]["start_ms"]
+    declared = json.loads(lines(SCENARIOS[0])[0][1])
+    later_ms = decided[2]["start_ms"]
+    play.table("monitors", json.dumps({**declared, "rules": [], "effective_ms": later_ms}).encode())
+    drift = {
+        **decided[0], "window_id": "fraud/k1//r/drift/1/x", "kind": "drift", "measures": [],
+        "start_ms": later_ms, "end_ms": later_ms + pane_ms,
+    }  # fmt: skip
+    low = [{**w, "measures": [{"name": "accuracy", "value": 0.1, "n": 9}]} for w in decided[:2]]
+    play.windows([json.dumps(w).encode() for w in [drift, *low]])
+    assert play.commit().outputs == []
+    # Without the newer pane the rule is still in force in those two.
+    other = with_tables()
+    other.windows([json.dumps(w).encode() for w in low])
+    assert len(other.commit().outputs) == 2
+
+
 def test_what_does_not_change_is_not_written_again() -> None:
     play = with_tables()
     play.windows(of_windows())

@@ -206,7 +206,6 @@ def clear(instance: Instance, quiet: Quiet, keep: Hold, value: float | None = No
     instance = replace(
         instance,
         clock_ms=max(instance.clock_ms, quiet.end_ms),
-        breaches=0,
         clears=instance.clears + 1,
         strangers=0,
         keep_firing_since_ms=since_ms,

@@ -52,7 +52,7 @@ DAY_MS = 86_400_000
 FOREVER_MS = 1 << 62
 #: No monitor of the model has been seen yet.
 UNSEEN = -1
-#: Manual requests that are remembered, so that a repeated command does nothing.
+#: Commands and ended alerts that are remembered, so that a repeated one does nothing.
 REMEMBERED = 100
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
@@ -87,6 +87,8 @@ class State:
         Labels counted so far.
     base_version
         The version that serves, as last seen.
+    firing, ended
+        Alerts that fire, and the ids of the last that ended.
     asked_ms
         Event time of the last request.
     day, asked_that_day
@@ -105,6 +107,7 @@ class State:
     labelled_total: int = 0
     base_version: str | None = None
     firing: tuple[Firing, ...] = ()
+    ended: tuple[str, ...] = ()
     asked_ms: int | None = None
     day: int = -1
     asked_that_day: int = 0
@@ -147,14 +150,15 @@ def see_alert(state: State, alert: Alert) -> State:
         labelled_total=max(state.labelled_total, alert.labelled_total or 0),
     )
     known = any(firing.alert_id == alert.alert_id for firing in state.firing)
-    if alert.status == "firing" and not known:
+    if alert.status == "firing" and not known and alert.alert_id not in state.ended:
         # The count at its window, as this topic may be read later than windows.
         labelled = alert.labelled_total or state.labelled_total
         new = Firing(alert.alert_id, alert.rule, alert.kind, alert.starts_ms, labelled)
         return replace(state, firing=(*state.firing, new))
     if alert.status == "resolved" and known:
         kept = tuple(f for f in state.firing if f.alert_id != alert.alert_id)
-        return replace(state, firing=kept)
+        ended = (*state.ended, alert.alert_id)[-REMEMBERED:]
+        return replace(state, firing=kept, ended=ended)
     return state
 
 
