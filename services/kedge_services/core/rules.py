@@ -20,20 +20,17 @@ carry an alert on, or it ends as ``superseded``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
-from hashlib import blake2b
-from typing import Literal
 
-from kedge.base import AlertKind, AlertStatus, Severity
+from kedge.base import AlertKind, Severity
 from kedge.events import Alert, Detection, Window
 from kedge.monitor import Monitor, Rule
 from kedge_services.core import alert_text
+from kedge_services.core.alert_events import Because, fingerprint, publish
 from kedge_services.core.lifecycle import (
     Hold,
     Instance,
     Moved,
-    Phase,
     Quiet,
     Verdict,
     breach,
@@ -69,18 +66,6 @@ _AT_ONCE = Hold()
 _COUNTED = frozenset({"no-data", "low-coverage"})
 _NEED_LABELS = frozenset({"error-rate", "label-drift", "low-coverage", "fairness"})
 
-Because = Literal["recovered", "superseded", "removed"]
-
-
-def fingerprint(model: str, rule: str, segment: str = "", feature: str | None = None) -> str:
-    """Give the identity of an alert over all its versions and times: 16 hex digits.
-
-    >>> fingerprint("fraud", "error-rate") == fingerprint("fraud", "error-rate", "", None)
-    True
-    """
-    parts = "\0".join((model, rule, segment, feature or ""))
-    return blake2b(parts.encode(), digest_size=8).hexdigest()
-
 
 def new_watch(model: str) -> Watch:
     """Give the memory of a model that nothing is known of yet."""
@@ -110,63 +95,8 @@ def drop(watch: Watch) -> list[Alert]:
     return [
         alert
         for instance in watch.active()
-        for alert in _move(watch, end(instance, watch.head.clock_ms), "removed")
+        for alert in publish(watch, end(instance, watch.head.clock_ms), "removed")
     ]
-
-
-def _move(watch: Watch, moved: Moved, because: Because = "recovered") -> Iterator[Alert]:
-    """Keep an instance and give the alert to publish, if its status changed."""
-    instance, status = moved
-    if status is None and not instance.is_active:
-        return
-    if status == "firing":
-        instance = replace(instance, incident_id=_incident(watch, instance))
-    watch.put(instance)
-    if status == "resolved":
-        head = watch.head
-        ends_ms = max(head.incident_ends_ms, instance.resolved_at_ms or 0)
-        watch.put(replace(head, incident_ends_ms=ends_ms))
-    # A built-in rule that only counts its panes is nothing to tell.
-    if status is not None and (status != "pending" or instance.kind == "rule"):
-        yield _alert(instance, status, because)
-
-
-def _incident(watch: Watch, instance: Instance) -> str:
-    """Give the incident an alert belongs to: one that goes on, or overlaps in time."""
-    head = watch.head
-    goes_on = any(other.phase is Phase.FIRING for other in watch.instances.values())
-    overlaps = instance.starts_ms < head.incident_ends_ms
-    if head.incident_id is not None and (goes_on or overlaps):
-        return head.incident_id
-    watch.put(replace(head, incident_id=instance.alert_id))
-    return instance.alert_id
-
-
-def _alert(instance: Instance, status: AlertStatus, because: Because) -> Alert:
-    is_over = not instance.is_active
-    text = alert_text.over_text(instance, because) if is_over else alert_text.firing_text(instance)
-    return Alert(
-        alert_id=instance.alert_id,
-        fingerprint=instance.fingerprint,
-        model=instance.model,
-        version=instance.version,
-        rule=instance.rule,
-        kind=instance.kind,
-        severity=instance.severity,
-        status=status,
-        segment=instance.segment,
-        feature=instance.feature,
-        starts_ms=instance.starts_ms,
-        fired_ms=instance.fired_at_ms,
-        ends_ms=instance.resolved_at_ms if is_over else None,
-        value=instance.value,
-        threshold=instance.threshold,
-        summary=text,
-        window_ids=list(instance.window_ids),
-        labelled_total=instance.labelled_total,
-        incident_id=instance.incident_id,
-        resolved_because=because if is_over else None,
-    )
 
 
 class _Observer:
@@ -352,7 +282,7 @@ class _Observer:
             self._take(end(instance, self.window.end_ms), "superseded")
 
     def _take(self, moved: Moved, because: Because = "recovered") -> None:
-        self.alerts += _move(self.watch, moved, because)
+        self.alerts += publish(self.watch, moved, because)
 
     def _instance_of(self, rule: Rule) -> Instance:
         model, segment = self.window.model, rule.segment or ""
