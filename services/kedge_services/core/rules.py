@@ -46,7 +46,7 @@ QUIET_PANES = 8
 #: Panes without a row after which `no-data` fires.
 NO_DATA_PANES = 3
 #: Share of labels below which `low-coverage` fires, and the rows this takes:
-#: with a true share of .8, 30 rows are below the half once in 10,000 windows.
+#: with a true share of .8, 30 rows are below the half in 1 of 19,000 windows.
 LOW_COVERAGE = 0.5
 COVERAGE_ROWS = 30
 
