@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from kedge_services.local.catalogue import SERVICES
 
+from kedge_services.local.catalogue import SERVICES
 from kedge_services.runtime.settings import Settings
 
 ROOT = Path(__file__).parent.parent

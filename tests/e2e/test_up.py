@@ -101,8 +101,9 @@ def read_until(servers: str, topic: str, enough: Any, seconds: float) -> list[di
     try:
         while time.monotonic() < deadline and not enough(found):
             message = consumer.poll(0.5)
-            if message is not None and message.error() is None and message.value() is not None:
-                found.append(json.loads(message.value()))
+            value = None if message is None or message.error() else message.value()
+            if value is not None:
+                found.append(json.loads(value))
     finally:
         consumer.close()
     return found

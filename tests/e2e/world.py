@@ -27,6 +27,9 @@ MAKERS: dict[str, Callable[[Settings], Service]] = {
 }
 
 
+OF_THE_MOMENT = ("revision", "labelled_total")
+
+
 class World:
     """A cluster with ``requests`` and ``models`` partitions and one process of each service."""
 
@@ -104,14 +107,17 @@ class World:
         return best
 
     def final_windows(self) -> dict[str, dict[str, Any]]:
-        """Give every final window at its highest revision, without the revision's number."""
+        """Give every final window at its highest revision.
+
+        Without its number, and without how many labels the model had when it was sent.
+        """
         best: dict[str, dict[str, Any]] = {}
         for event in self.events("windows"):
             known = best.get(event["window_id"])
             if known is None or event["revision"] >= known["revision"]:
                 best[event["window_id"]] = event
         keep = {k: v for k, v in best.items() if v.get("is_final")}
-        return {k: {n: x for n, x in v.items() if n != "revision"} for k, v in keep.items()}
+        return {k: {n: x for n, x in v.items() if n not in OF_THE_MOMENT} for k, v in keep.items()}
 
     def fates(self) -> dict[str, dict[str, int]]:
         """Sum up the last Progress of every source partition."""

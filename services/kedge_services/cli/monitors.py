@@ -23,6 +23,7 @@ from kedge_services.cli.asking import read_tables, send
 from kedge_services.cli.options import BootstrapServers, Config, Json, settings_from
 from kedge_services.cli.summaries import summary
 from kedge_services.core.declarations import planned
+from kedge_services.core.schedule import check_schedule
 from kedge_services.runtime.ports import Backend, Produce
 from kedge_services.runtime.tables import MonitorTable
 
@@ -143,16 +144,13 @@ def _tell(mistakes: Iterable[FileMistake]) -> None:
 
 
 def _schedule(monitor: Monitor) -> Iterator[Mistake]:
-    """Check the cron line with the library that will follow it."""
-    from cronsim import CronSim, CronSimError
-
+    """Check the schedule as `triggers` will read it."""
     if monitor.retrain is None or monitor.retrain.schedule is None:
         return
     try:
-        CronSim(monitor.retrain.schedule, datetime.now(tz=UTC))
-    except CronSimError as error:
-        text = f'"{monitor.retrain.schedule}" is no cron schedule ({error}), like "0 3 * * *"'
-        yield ("retrain", "schedule"), text
+        check_schedule(monitor.retrain.schedule)
+    except UsageError as error:
+        yield ("retrain", "schedule"), str(error)
 
 
 def _warn(monitors: Iterable[Monitor]) -> None:
