@@ -201,6 +201,20 @@ def test_one_class_alone_is_a_failure() -> None:
     assert "nothing could be learnt" in (first(rows).candidate.failure or "")
 
 
+def test_a_class_that_is_not_in_every_block_is_no_obstacle() -> None:
+    # The one "yes" block makes four of the five blocks' complements fit to learn from.
+    rows = [
+        row.model_copy(update={"label": "yes" if 180 <= i < 200 else "no"})
+        for i, row in enumerate(stream(300))
+    ]
+    trained = first(rows)
+    assert trained.candidate.failure is None
+    assert trained.candidate.reference is not None
+    loss = trained.candidate.reference.loss
+    assert loss is not None
+    assert loss["n"] == 240
+
+
 def test_a_first_version_worse_than_a_guess_is_not_nominated() -> None:
     # Nine in ten labels are "no", whatever the features are.
     chance = random.Random(0)

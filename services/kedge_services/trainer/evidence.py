@@ -106,6 +106,7 @@ def make_reference(
     counted = [output.model_dump(exclude_none=True) for output in outputs]
     predictions = list(map(output_label, counted))
     scores = list(map(output_score, counted))
+    losses = [_loss(o, e, shape.classes) for o, e in zip(outputs, labelled, strict=True)]
     return build_reference(
         model=request.model,
         version=request.request_id,
@@ -114,7 +115,7 @@ def make_reference(
         predictions=predictions,
         scores=None if is_regression else scores,
         labels=[example.label for example in labelled],
-        losses=[_loss(o, e, shape.classes) for o, e in zip(outputs, labelled, strict=True)],
+        losses=losses or None,
         origin="held-out",
         lineage={"request_id": request.request_id, "held_out_rows": len(labelled)},
         regression=is_regression,

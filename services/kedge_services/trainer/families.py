@@ -54,6 +54,10 @@ class Table:
         """Give the rows ``[start, end)``."""
         return Table(self.rows[start:end], self.targets[start:end])
 
+    def take(self, indices: Sequence[int]) -> Table:
+        """Give these rows."""
+        return Table([self.rows[i] for i in indices], [self.targets[i] for i in indices])
+
     def without(self, start: int, end: int) -> Table:
         """Give all rows but ``[start, end)``."""
         return Table(

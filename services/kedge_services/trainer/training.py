@@ -7,23 +7,20 @@ trainer's subprocess calls it, ``kedge replay`` and the demo call it directly.
 from __future__ import annotations
 
 import hashlib
-import math
 import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib.metadata import version as library_version
 from typing import Any
 
-from kedge.errors import UnsafeArtefact
-from kedge.events import Example, Output, RetrainRequest
+from kedge.events import Example, RetrainRequest
 from kedge.monitor import Monitor, Retrain
 from kedge.versions import Artefact, Candidate, FeatureColumn, Lineage, ModelVersion
 from kedge_services.core import selection
 from kedge_services.core.selection import Choice, Window
-from kedge_services.runtime.formats import Predictor, load_predictor
+from kedge_services.trainer.contest import Contest, Trial
 from kedge_services.trainer.evidence import Held, make_reference
-from kedge_services.trainer.families import INCREMENTAL, Family, Fitted, Shape, Table, family
+from kedge_services.trainer.families import Fitted, Shape
 
 __all__ = ["Trained", "shape_of", "train"]
 
@@ -56,7 +53,8 @@ def train(
     """Train what the request asks for and say whether it is better than its parent.
 
     Without a parent (``request.base_version`` is None) this makes the first
-    version, which only has to be as good as a guess without features.
+    version, which only has to be as good (within the margin) as a guess without
+    features.
 
     Parameters
     ----------
@@ -79,18 +77,18 @@ def train(
     UsageError
         The monitor names a trainer that does not exist.
     """
-    run = _Run(
+    contest = Contest(
         request=request,
-        monitor=monitor,
+        trainer=(monitor.retrain or Retrain()).trainer,
         shape=shape_of(monitor),
         parent=parent,
         parent_data=parent_data,
         seed=seed,
-        created_ms=request.event_time_ms if created_ms is None else created_ms,
-        ranges=dict(ranges or {}),
         fresh=fresh,
         examples=examples,
     )
+    created_ms = request.event_time_ms if created_ms is None else created_ms
+    run = _Run(contest, created_ms, dict(ranges or {}))
     try:
         return run.result()
     except _NoCandidate as reason:
@@ -114,233 +112,81 @@ class _NoCandidate(Exception):
     """No new version, and the sentence that says why."""
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """A training to be scored: how it is made, and made again with the held-out rows."""
-
-    choice: Choice
-    fitted: Fitted
-    family: Family
-    window: Window | None = None
-    start: bytes | None = None
-
-
 @dataclass
 class _Run:
-    """One call of :func:`train`."""
+    """One call of :func:`train`, from the contest to the candidate."""
 
-    request: RetrainRequest
-    monitor: Monitor
-    shape: Shape
-    parent: ModelVersion | None
-    parent_data: bytes | None
-    seed: int
+    contest: Contest
     created_ms: int
     ranges: dict[int, tuple[int, int]]
-    fresh: Collection[str] | None
-    examples: Sequence[Example]
-    considered: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     rival: dict[str, float] = field(default_factory=dict)
 
-    # ---------------------------------------------------------------- the rows
-
-    @cached_property
-    def rows(self) -> list[Example]:
-        """Give the usable rows of the model, in the order of training."""
-        model, classes = self.request.model, self.shape.classes
-        rows = [
-            example
-            for example in selection.ordered(e for e in self.examples if e.model == model)
-            if selection.target(example.label, classes) is not None
-        ]
-        if self.request.mode == "incremental" and self.start is not None:
-            return [example for example in rows if self.is_fresh(example)]
-        return rows
-
-    @cached_property
-    def table(self) -> Table:
-        """Give the rows as a table."""
-        return _table(self.rows, self.shape)
-
-    @cached_property
-    def held(self) -> int:
-        """Give the number of rows held out."""
-        return selection.hold_out(len(self.rows))
-
-    def is_fresh(self, example: Example) -> bool:
-        """Say whether the parent has not learnt from this example."""
-        if self.fresh is not None:
-            return example.prediction_id in self.fresh
-        last_ms = self.parent.lineage.last_label_time_ms if self.parent else None
-        return last_ms is None or example.label_time_ms > last_ms
-
-    # ------------------------------------------------------------- the families
-
-    @cached_property
-    def chosen(self) -> Family:
-        """Give the monitor's own family."""
-        return family((self.monitor.retrain or Retrain()).trainer)
-
-    @cached_property
-    def incremental(self) -> Family:
-        """Give the family that learns on."""
-        return self.chosen if self.chosen.is_incremental else family(INCREMENTAL)
-
-    @cached_property
-    def start(self) -> bytes | None:
-        """Give the parent's artefact if learning can go on from it."""
-        parent = self.parent
-        continues = (
-            parent is not None
-            and parent.artefact is not None
-            and parent.artefact.format == self.incremental.format
-            and tuple(parent.feature_schema) == self.shape.columns
-            and tuple(parent.classes) == self.shape.classes
-        )
-        return self.parent_data if continues else None
-
-    # ----------------------------------------------------------------- the work
-
     def result(self) -> Trained:
         """Try, choose, train again with the held-out rows, and describe."""
-        if len(self.rows) < selection.MINIMUM:
-            new = "new " if self.request.mode == "incremental" and self.start is not None else ""
+        contest = self.contest
+        if len(contest.rows) < selection.MINIMUM:
+            new = "new " if contest.is_continued else ""
             raise _NoCandidate(
-                f"{len(self.rows)} {new}labelled rows are too few, {selection.MINIMUM} are needed"
+                f"{len(contest.rows)} {new}labelled rows are too few, "
+                f"{selection.MINIMUM} are needed"
             )
-        before = len(self.rows) - self.held
-        scored, champion = self._champion(before)
-        trials = self._trials(before, scored)
+        scored, champion = contest.champion()
+        trials = contest.trials(scored)
         if not trials:
-            raise _NoCandidate(f"nothing could be learnt from {before} labelled rows")
+            raise _NoCandidate(f"nothing could be learnt from {contest.before} labelled rows")
         # Of a first version nobody believes that its data has changed: more rows are better.
-        slack = selection.MARGIN if self.request.base_version is None else 0.0
+        slack = selection.MARGIN if contest.request.base_version is None else 0.0
         winner = selection.choose([trial.choice for trial in trials], slack=slack)
         trial = next(trial for trial in trials if trial.choice is winner)
         self.best, self.rival = winner.metrics, champion or {}
-        self._gate(winner, before, scored)
-        return self._nominate(trial, before)
-
-    def _champion(self, before: int) -> tuple[list[int], dict[str, float] | None]:
-        """Give the held-out rows both sides are scored on, and the parent's metrics there.
-
-        The outputs it gave when it served are taken where the examples have
-        them: nothing it learnt later can be in them.
-        """
-        held = list(range(before, len(self.rows)))
-        version = self.request.base_version
-        if version is None:
-            return held, None
-        outputs: dict[int, Output | None] = {i: self.rows[i].outputs.get(version) for i in held}
-        classes = self.shape.classes
-        silent = [i for i in held if selection.answer(outputs[i], classes) is None]
-        predictor = self._parent_predictor() if silent else None
-        if predictor is not None:
-            answers = predictor.predict([self.rows[i].features for i in silent])
-            outputs.update(zip(silent, answers, strict=True))
-        found = {i: selection.answer(outputs[i], classes) for i in held}
-        known = [i for i in held if found[i] is not None]
-        if 2 * len(known) < len(held):
-            return held, None
-        said = [value for i in known if (value := found[i]) is not None]
-        return known, selection.metrics(said, [self.table.targets[i] for i in known], classes)
-
-    def _parent_predictor(self) -> Predictor | None:
-        if self.parent is None or self.parent_data is None:
-            return None
+        self._gate(winner, scored)
         try:
-            return load_predictor(self.parent, self.parent_data)
-        except UnsafeArtefact:
-            # A parent of a format that only its own server reads is compared in shadow.
-            return None
+            return self._nominate(trial)
+        except ValueError as error:
+            raise _NoCandidate(f"{winner.name}, with the held-out rows: {error}") from error
 
-    def _trials(self, before: int, scored: Sequence[int]) -> list[_Trial]:
-        trials: list[_Trial] = []
-        earlier = self.table.part(0, before)
-        if self.request.mode != "incremental":
-            times = [example.event_time_ms for example in self.rows[:before]]
-            for window in selection.windows(times, self.request.since_ms):
-                part = _take(earlier, window.of(times))
-                trials += self._try(self.chosen, window.name, part, scored, window=window)
-        if self.request.mode != "batch":
-            fresh = [self.start is None or self.is_fresh(example) for example in self.rows]
-            # Rows the parent has learnt from would flatter whoever goes on from it.
-            if all(fresh[before:]):
-                part = _take(earlier, [i for i in range(before) if fresh[i]])
-                name = "from scratch" if self.start is None else "learning on"
-                trials += self._try(self.incremental, name, part, scored, start=self.start)
-        return trials
-
-    def _try(
-        self,
-        kind: Family,
-        name: str,
-        part: Table,
-        scored: Sequence[int],
-        *,
-        window: Window | None = None,
-        start: bytes | None = None,
-    ) -> list[_Trial]:
-        if not len(part):
-            return []
-        try:
-            fitted = kind.fit(part, self.shape, seed=self.seed, start=start)
-        except ValueError:
-            return []  # too few labels of a class, or diverged: this one cannot win
-        outputs = fitted.predictor.predict([self.table.rows[i] for i in scored])
-        said = [_must(selection.answer(output, self.shape.classes)) for output in outputs]
-        targets = [self.table.targets[i] for i in scored]
-        measured = selection.metrics(said, targets, self.shape.classes)
-        choice = Choice(f"{kind.name}, {name}", measured, len(part))
-        self.considered[choice.name] = measured.get("accuracy", measured.get("mae", math.nan))
-        return [_Trial(choice, fitted, kind, window, start)]
-
-    def _gate(self, winner: Choice, before: int, scored: Sequence[int]) -> None:
+    def _gate(self, winner: Choice, scored: Sequence[int]) -> None:
+        table, classes = self.contest.table, self.contest.shape.classes
         if self.rival:
             better = selection.gain(winner.metrics, self.rival)
             if not better > selection.MARGIN:
+                base = self.contest.request.base_version
                 raise _NoCandidate(
-                    f"nothing was better than version {self.request.base_version} by more than "
-                    f"{selection.MARGIN}: the best, {winner.name}, had {_shown(winner.metrics)} "
+                    f"nothing was better than version {base} by more than {selection.MARGIN}: "
+                    f"the best, {winner.name}, had {_shown(winner.metrics)} "
                     f"against {_shown(self.rival)} on the newest {len(scored)} labelled rows"
                 )
             return
-        guess = selection.naive(self.table.targets[:before], self.shape.classes)
-        targets = [self.table.targets[i] for i in scored]
-        plain = selection.metrics([guess] * len(scored), targets, self.shape.classes)
-        if selection.gain(winner.metrics, plain) < 0:
+        guess = selection.naive(table.targets[: self.contest.before], classes)
+        targets = [table.targets[i] for i in scored]
+        plain = selection.metrics([guess] * len(scored), targets, classes)
+        # Where one class is rare, a sound model may lose a row or two to the guess.
+        if selection.gain(winner.metrics, plain) < -selection.MARGIN:
             raise _NoCandidate(
                 f"the best, {winner.name}, had {_shown(winner.metrics)} on the newest "
                 f"{len(scored)} labelled rows, where guessing without features has {_shown(plain)}"
             )
 
-    def _nominate(self, trial: _Trial, before: int) -> Trained:
-        times = [example.event_time_ms for example in self.rows]
+    def _nominate(self, trial: Trial) -> Trained:
+        """Train the winner again on its rows and the held-out ones."""
+        contest, shape = self.contest, self.contest.shape
         if trial.window is None:
-            taken = [i for i in range(before) if self.start is None or self.is_fresh(self.rows[i])]
-            taken += range(before, len(self.rows))
-            rest = self.table.part(before, len(self.rows))
-            fitted = trial.family.fit(rest, self.shape, seed=self.seed, start=trial.fitted.dump())
-            # A model that began with nothing has to warm up before its answers count.
-            skip = len(taken) // 2 if trial.start is None else 0
-            outputs = [*trial.fitted.outputs, *fitted.outputs]
-            held = Held(taken[skip:], outputs[skip:])
+            fitted, taken, held = self._learn_on(trial)
         else:
-            is_all = trial.window.length == before and trial.window.since_ms is None
-            window = Window(len(self.rows)) if is_all else trial.window
-            taken = window.of(times)
-            part = _take(self.table, taken)
-            fitted = trial.family.fit(part, self.shape, seed=self.seed)
-            held = Held.of(trial.family, part, taken, self.shape, seed=self.seed)
+            is_all = trial.window == Window(contest.before)
+            window = Window(len(contest.rows)) if is_all else trial.window
+            taken = window.of([example.event_time_ms for example in contest.rows])
+            part = contest.table.take(taken)
+            fitted = trial.family.fit(part, shape, seed=contest.seed)
+            held = Held.of(trial.family, part, taken, shape, seed=contest.seed)
         data = fitted.dump()
-        rows = [self.rows[i] for i in taken]
         reference = make_reference(
-            request=self.request,
-            rows=self.rows,
+            request=contest.request,
+            rows=contest.rows,
             taken=taken,
             held=held,
-            shape=self.shape,
+            shape=shape,
             is_window=trial.window is not None and trial.window.since_ms is not None,
         )
         artefact = Artefact(
@@ -352,19 +198,34 @@ class _Run:
         candidate = self.manifest(
             trainer=trial.family.name,
             artefact=artefact,
-            feature_schema=list(self.shape.columns),
-            classes=list(self.shape.classes),
+            feature_schema=list(shape.columns),
+            classes=list(shape.classes),
             reference=reference,
-            lineage=self._lineage(trial, rows),
+            lineage=self._lineage(trial, [contest.rows[i] for i in taken]),
         )
         return Trained(candidate, data)
 
-    def _lineage(self, trial: _Trial, rows: Sequence[Example]) -> Lineage:
+    def _learn_on(self, trial: Trial) -> tuple[Fitted, list[int], Held]:
+        """Let an incremental winner learn the held-out rows, too."""
+        contest = self.contest
+        end, before = len(contest.rows), contest.before
+        taken = [
+            i for i in range(before) if trial.start is None or contest.is_fresh(contest.rows[i])
+        ]
+        taken += range(before, end)
+        rest = contest.table.part(before, end)
+        fitted = trial.family.fit(rest, contest.shape, seed=contest.seed, start=trial.fitted.dump())
+        # A model that began with nothing has to warm up before its answers count.
+        skip = len(taken) // 2 if trial.start is None else 0
+        outputs = [*trial.fitted.outputs, *fitted.outputs]
+        return fitted, taken, Held(taken[skip:], outputs[skip:])
+
+    def _lineage(self, trial: Trial, rows: Sequence[Example]) -> Lineage:
         parameters: dict[str, Any] = {
             **trial.family.parameters(),
             "window": trial.choice.name.partition(", ")[2],
-            "hold_out": self.held,
-            "considered": self.considered,
+            "hold_out": len(self.contest.rows) - self.contest.before,
+            "considered": self.contest.considered,
         }
         versions = {name: library_version(name) for name in trial.family.libraries}
         return Lineage(
@@ -374,26 +235,26 @@ class _Run:
             first_label_time_ms=rows[0].label_time_ms,
             last_label_time_ms=rows[-1].label_time_ms,
             parameters=parameters,
-            seed=self.seed,
+            seed=self.contest.seed,
             libraries={"python": platform.python_version(), **versions},
-            request_id=self.request.request_id,
-            alert_ids=self.request.cause.alert_ids,
+            request_id=self.contest.request.request_id,
+            alert_ids=self.contest.request.cause.alert_ids,
         )
 
     def manifest(self, **parts: Any) -> Candidate:
         """Give the candidate with these parts."""
         lineage = Lineage(
             examples=self.ranges,
-            parameters={"considered": self.considered},
-            seed=self.seed,
-            request_id=self.request.request_id,
-            alert_ids=self.request.cause.alert_ids,
+            parameters={"considered": self.contest.considered},
+            seed=self.contest.seed,
+            request_id=self.contest.request.request_id,
+            alert_ids=self.contest.request.cause.alert_ids,
         )
         return Candidate(
             **{
-                "request_id": self.request.request_id,
-                "model": self.request.model,
-                "parent": self.request.base_version,
+                "request_id": self.contest.request.request_id,
+                "model": self.contest.request.model,
+                "parent": self.contest.request.base_version,
                 "lineage": lineage,
                 "metrics": self.best,
                 "parent_metrics": self.rival,
@@ -401,21 +262,6 @@ class _Run:
                 **parts,
             }
         )
-
-
-def _table(rows: Sequence[Example], shape: Shape) -> Table:
-    targets = [_must(selection.target(example.label, shape.classes)) for example in rows]
-    return Table([example.features for example in rows], targets)
-
-
-def _take(table: Table, indices: Sequence[int]) -> Table:
-    return Table([table.rows[i] for i in indices], [table.targets[i] for i in indices])
-
-
-def _must(value: float | None) -> float:
-    if value is None:
-        raise ValueError("a model of ours gave an answer outside its classes")
-    return value
 
 
 def _shown(metrics: Mapping[str, float]) -> str:

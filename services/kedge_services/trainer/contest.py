@@ -1,0 +1,206 @@
+"""The trainings of a request against its parent, on labelled rows that none has learnt from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from kedge.errors import UnsafeArtefact
+from kedge.events import Example, Output, RetrainRequest
+from kedge.versions import ModelVersion
+from kedge_services.core import selection
+from kedge_services.core.selection import Choice, Window
+from kedge_services.runtime.formats import Predictor, load_predictor
+from kedge_services.trainer.families import INCREMENTAL, Family, Fitted, Shape, Table, family
+
+__all__ = ["Contest", "Trial"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A training that was scored, and how it is made again with the held-out rows.
+
+    Of a batch family ``window`` says which rows it takes; an incremental one
+    went on from the artefact ``start``, or began with nothing.
+    """
+
+    choice: Choice
+    fitted: Fitted
+    family: Family
+    window: Window | None = None
+    start: bytes | None = None
+
+
+@dataclass
+class Contest:
+    """All trainings that a request asks for; nothing is trained before :meth:`trials`.
+
+    Parameters
+    ----------
+    request, examples, parent, parent_data, seed, fresh
+        As in :func:`kedge_services.trainer.training.train`.
+    trainer
+        The family the monitor names.
+    shape
+        Columns and classes of the monitor.
+    """
+
+    request: RetrainRequest
+    trainer: str
+    shape: Shape
+    parent: ModelVersion | None
+    parent_data: bytes | None
+    seed: int
+    fresh: Collection[str] | None
+    examples: Sequence[Example]
+    #: Accuracy or absolute error of every training that was scored, by its name.
+    considered: dict[str, float] = field(default_factory=dict)
+
+    # ---------------------------------------------------------------- the rows
+
+    @cached_property
+    def rows(self) -> list[Example]:
+        """Give the usable rows of the model, in the order of training."""
+        model, classes = self.request.model, self.shape.classes
+        rows = [
+            example
+            for example in selection.ordered(e for e in self.examples if e.model == model)
+            if selection.target(example.label, classes) is not None
+        ]
+        return [row for row in rows if self.is_fresh(row)] if self.is_continued else rows
+
+    @cached_property
+    def table(self) -> Table:
+        """Give the rows as a table."""
+        classes = self.shape.classes
+        targets = [must(selection.target(example.label, classes)) for example in self.rows]
+        return Table([example.features for example in self.rows], targets)
+
+    @property
+    def before(self) -> int:
+        """Give the number of rows before the held-out ones."""
+        return len(self.rows) - selection.hold_out(len(self.rows))
+
+    @property
+    def is_continued(self) -> bool:
+        """Whether nothing but learning on from the parent is asked for."""
+        return self.request.mode == "incremental" and self.start is not None
+
+    def is_fresh(self, example: Example) -> bool:
+        """Say whether the parent has not learnt from this example."""
+        if self.fresh is not None:
+            return example.prediction_id in self.fresh
+        last_ms = self.parent.lineage.last_label_time_ms if self.parent else None
+        return last_ms is None or example.label_time_ms > last_ms
+
+    # ------------------------------------------------------------- the families
+
+    @cached_property
+    def chosen(self) -> Family:
+        """Give the monitor's own family."""
+        return family(self.trainer)
+
+    @cached_property
+    def incremental(self) -> Family:
+        """Give the family that learns on."""
+        return self.chosen if self.chosen.is_incremental else family(INCREMENTAL)
+
+    @cached_property
+    def start(self) -> bytes | None:
+        """Give the parent's artefact if learning can go on from it."""
+        parent = self.parent
+        continues = (
+            parent is not None
+            and parent.artefact is not None
+            and parent.artefact.format == self.incremental.format
+            and tuple(parent.feature_schema) == self.shape.columns
+            and tuple(parent.classes) == self.shape.classes
+        )
+        return self.parent_data if continues else None
+
+    # ---------------------------------------------------------------- the scores
+
+    def champion(self) -> tuple[list[int], dict[str, float] | None]:
+        """Give the held-out rows both sides are scored on, and the parent's metrics there.
+
+        The outputs it gave when it served are taken where the examples have
+        them: nothing it learnt later can be in them.  A parent that answers
+        less than half of the rows is not compared, its metrics are None.
+        """
+        held = list(range(self.before, len(self.rows)))
+        version = self.request.base_version
+        if version is None:
+            return held, None
+        outputs: dict[int, Output | None] = {i: self.rows[i].outputs.get(version) for i in held}
+        classes = self.shape.classes
+        silent = [i for i in held if selection.answer(outputs[i], classes) is None]
+        predictor = self._parent_predictor() if silent else None
+        if predictor is not None:
+            answers = predictor.predict([self.rows[i].features for i in silent])
+            outputs.update(zip(silent, answers, strict=True))
+        found = {i: selection.answer(outputs[i], classes) for i in held}
+        known = [i for i in held if found[i] is not None]
+        if 2 * len(known) < len(held):
+            return held, None
+        said = [must(found[i]) for i in known]
+        return known, selection.metrics(said, [self.table.targets[i] for i in known], classes)
+
+    def trials(self, scored: Sequence[int]) -> list[Trial]:
+        """Train everything asked for on the rows before, and score it on these rows."""
+        trials: list[Trial] = []
+        earlier = self.table.part(0, self.before)
+        if self.request.mode != "incremental":
+            times = [example.event_time_ms for example in self.rows[: self.before]]
+            for window in selection.windows(times, self.request.since_ms):
+                part = earlier.take(window.of(times))
+                trials += self._try(self.chosen, window.name, part, scored, window=window)
+        if self.request.mode != "batch":
+            fresh = [self.start is None or self.is_fresh(example) for example in self.rows]
+            # Rows the parent has learnt from would flatter whoever goes on from it.
+            if all(fresh[self.before :]):
+                part = earlier.take([i for i in range(self.before) if fresh[i]])
+                name = "from scratch" if self.start is None else "learning on"
+                trials += self._try(self.incremental, name, part, scored, start=self.start)
+        return trials
+
+    def _parent_predictor(self) -> Predictor | None:
+        if self.parent is None or self.parent_data is None:
+            return None
+        try:
+            return load_predictor(self.parent, self.parent_data)
+        except UnsafeArtefact:
+            # A parent of a format that only its own server reads is compared in shadow.
+            return None
+
+    def _try(
+        self,
+        kind: Family,
+        name: str,
+        part: Table,
+        scored: Sequence[int],
+        *,
+        window: Window | None = None,
+        start: bytes | None = None,
+    ) -> list[Trial]:
+        if not len(part):
+            return []
+        try:
+            fitted = kind.fit(part, self.shape, seed=self.seed, start=start)
+        except ValueError:
+            return []  # too few labels of a class, or diverged: this one cannot win
+        outputs = fitted.predictor.predict([self.table.rows[i] for i in scored])
+        said = [must(selection.answer(output, self.shape.classes)) for output in outputs]
+        targets = [self.table.targets[i] for i in scored]
+        measured = selection.metrics(said, targets, self.shape.classes)
+        choice = Choice(f"{kind.name}, {name}", measured, len(part))
+        self.considered[choice.name] = measured.get("accuracy", measured.get("mae", math.nan))
+        return [Trial(choice, fitted, kind, window, start)]
+
+
+def must(value: float | None) -> float:
+    """Give the value; None would be an answer of our own model outside its classes."""
+    if value is None:
+        raise ValueError("a model of ours gave an answer outside its classes")
+    return value
