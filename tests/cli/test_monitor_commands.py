@@ -149,10 +149,10 @@ def test_check_tells_the_mistakes_of_all_files_and_ends_with_2(
     good.write_text(TOML.format(model="g", pane="1s"))
     assert main(["check", str(bad), str(cron), str(good)]) == 2
     shown = capsys.readouterr()
-    why = "Wrong number of fields"
+    why = 'expected five fields of cron (minute hour day month weekday), UTC, like "0 3 * * *"'
     assert shown.err.splitlines() == [
         f"{bad}:2: not valid TOML: Invalid value",
-        f'{cron}:6: retrain.schedule: "0 3 * *" is no cron schedule ({why}), like "0 3 * * *"',
+        f'{cron}:6: retrain.schedule: "0 3 * *": 4 fields; {why}',
     ]
     assert shown.out.startswith("g: regression\n")
     assert main(["check", "--json", str(bad), str(good)]) == 2

@@ -150,7 +150,7 @@ def _schedule(monitor: Monitor) -> Iterator[Mistake]:
     try:
         check_schedule(monitor.retrain.schedule)
     except UsageError as error:
-        yield ("retrain", "schedule"), str(error)
+        yield ("retrain", "schedule"), str(error).removeprefix("schedule ")
 
 
 def _warn(monitors: Iterable[Monitor]) -> None:
