@@ -5,7 +5,7 @@ be those of rows the model was fitted on.  A batch family answers its window in
 five contiguous blocks, each by a model trained on the other four; a window of
 10,000 rows or more in one block, the newest fifth (at most 5,000 rows), by a
 model trained on what was before.  An incremental family answers every row
-before it learns from it.
+before it learns from it; the newest 5,000 of these answers count.
 
 The newest 20 % of *all* rows would be simpler, but after a change of concept
 they are rows of the old and the new one mixed, and a window of 500 would have
@@ -28,7 +28,7 @@ from kedge_services.core.references import build_reference
 from kedge_services.runtime.formats.columns import is_text
 from kedge_services.trainer.families import Family, Shape, Table
 
-__all__ = ["Held", "make_reference"]
+__all__ = ["MOST", "Held", "make_reference"]
 
 BLOCKS = 5
 #: Rows from which one block is enough, and the rows it has at most.

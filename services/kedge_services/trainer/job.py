@@ -53,6 +53,8 @@ def main(order_file: Path, result_file: Path) -> None:
     """Carry an order out."""
     started_s = time.monotonic()
     order = decode(Order, order_file.read_bytes())
+    # It may hold passwords, and must not be left behind when somebody kills us all.
+    order_file.unlink()
     _end_with(order.parent_process)
     os.nice(_NICE)
     from kedge_services.runtime.logs import configure_logs

@@ -19,7 +19,7 @@ from kedge.versions import Artefact, Candidate, FeatureColumn, Lineage, ModelVer
 from kedge_services.core import selection
 from kedge_services.core.selection import Choice, Window
 from kedge_services.trainer.contest import Contest, Trial
-from kedge_services.trainer.evidence import Held, make_reference
+from kedge_services.trainer.evidence import MOST, Held, make_reference
 from kedge_services.trainer.families import Fitted, Shape
 
 __all__ = ["Trained", "shape_of", "train"]
@@ -216,7 +216,7 @@ class _Run:
         rest = contest.table.part(before, end)
         fitted = trial.family.fit(rest, contest.shape, seed=contest.seed, start=trial.fitted.dump())
         # A model that began with nothing has to warm up before its answers count.
-        skip = len(taken) // 2 if trial.start is None else 0
+        skip = max(len(taken) // 2 if trial.start is None else 0, len(taken) - MOST)
         outputs = [*trial.fitted.outputs, *fitted.outputs]
         return fitted, taken, Held(taken[skip:], outputs[skip:])
 
