@@ -212,7 +212,7 @@ def test_a_class_that_is_not_in_every_block_is_no_obstacle() -> None:
     assert trained.candidate.reference is not None
     loss = trained.candidate.reference.loss
     assert loss is not None
-    assert loss["n"] == 240
+    assert loss["n"] == 270
 
 
 def test_a_first_version_worse_than_a_guess_is_not_nominated() -> None:
