@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from kedge import Candidate, Monitor
 from kedge_services.core.references import build_reference
@@ -202,6 +203,17 @@ def test_every_record_has_one_fate(undisturbed: World) -> None:
     assert fates["predictions"]["unknown-model"] == 1
     assert sum(fates["outcomes"].values()) == len(outcomes)
     assert fates["outcomes"] == {"matched": len(outcomes) - 1, "unmatched-outcome": 1}
+
+
+def test_the_counter_of_records_by_fate_says_the_same_as_progress(undisturbed: World) -> None:
+    shown = undisturbed.metrics["panes"].render().decode()
+    counted: dict[str, dict[str, int]] = {}
+    for family in text_string_to_metric_families(shown):
+        for sample in family.samples:
+            if sample.name == "kedge_records_total":
+                fates = counted.setdefault(sample.labels["topic"], {})
+                fates[sample.labels["fate"]] = int(sample.value)
+    assert counted == undisturbed.fates()
 
 
 def test_examples_and_windows_count_what_was_sent(undisturbed: World) -> None:

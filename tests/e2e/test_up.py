@@ -136,6 +136,20 @@ def test_the_readme_example_is_checked_applied_and_watched(up: Up) -> None:
     assert {w["model"] for w in windows} == {"fraud"}
 
 
+def test_the_producer_of_the_readme_runs_as_it_stands(up: Up) -> None:
+    assert up.kedge("apply", str(ROOT / "docs" / "examples" / "fraud.toml")).returncode == 0
+    found = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert found is not None
+    code = found[1].replace("127.0.0.1:9192", up.servers)
+    assert code != found[1]
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+    def joined(examples: list[dict[str, Any]]) -> bool:
+        return any(e["prediction_id"] == "r-1" and e["label"] == "fraud" for e in examples)
+
+    assert joined(read_until(up.servers, "kedge.examples", joined, 60))
+
+
 def send_a_model_that_breaks(servers: str) -> None:
     """Send some minutes of the near past: answers are good, then from one pane on they are not."""
     chance = random.Random(7)

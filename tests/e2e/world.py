@@ -13,6 +13,7 @@ from kedge_services.panes.service import make as make_panes
 from kedge_services.registry.service import make as make_registry
 from kedge_services.runtime.loop import Loop
 from kedge_services.runtime.memory import Crash, ManualClock, MemoryBroker, Step
+from kedge_services.runtime.metrics import Metrics
 from kedge_services.runtime.ports import Service
 from kedge_services.runtime.settings import Settings, TimeSettings
 from kedge_services.triggers.service import make as make_triggers
@@ -46,6 +47,7 @@ class World:
         self._loops: dict[str, Loop] = {}
         self.crashes: list[str] = []
         self.loses_disk = False
+        self.metrics = {name: Metrics(name) for name in MAKERS}
 
     def crash(self, step: Step, after: int) -> None:
         """Let whoever makes the producer call of this kind next but ``after`` die in it."""
@@ -75,7 +77,7 @@ class World:
         loop = self._loops.get(name)
         if loop is None:
             service = MAKERS[name](self.settings)
-            loop = Loop(service, self.broker, self.settings, self.clock)
+            loop = Loop(service, self.broker, self.settings, self.clock, self.metrics[name])
             self._loops[name] = loop
         try:
             for _ in range(3):

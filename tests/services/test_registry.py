@@ -16,7 +16,8 @@ from kedge.panes import ModelClock, Pane, PaneSource, Progress
 from kedge.topics import model_partition
 from kedge_services.core.deltas import PairDelta
 from kedge_services.registry.task import RegistryTask
-from kedge_services.runtime.ports import Batch, Commit, TaskContext
+from kedge_services.runtime.metrics import DECISIONS
+from kedge_services.runtime.ports import Batch, Commit, Count, TaskContext
 
 PARTITIONS = 2
 MODEL = next(name for name in ("m", "n", "o", "p") if model_partition(name, PARTITIONS) == 1)
@@ -165,10 +166,10 @@ def test_what_cannot_be_read_or_obeyed_is_put_aside_with_its_reason() -> None:
     assert statuses(versions(commit)) == [("7", "champion")]
 
 
-def test_a_failed_candidate_leaves_no_trace() -> None:
+def test_a_failed_candidate_is_counted_and_changes_nothing() -> None:
     task = new_task()
     feed(task, candidate("a", failure="out of memory", artefact=None))
-    assert task.commit() == Commit()
+    assert task.commit() == Commit(counts=[Count(DECISIONS, 1, {"decision": "failed"})])
 
 
 def test_the_monitor_says_whether_a_gate_is_enough() -> None:

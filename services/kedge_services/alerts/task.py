@@ -14,9 +14,9 @@ from kedge.topics import model_partition
 from kedge_services.core.lifecycle import Instance
 from kedge_services.core.rules import drop, new_watch, observe
 from kedge_services.core.watch import Head, Piece, Series, Watch
-from kedge_services.runtime.dead_letters import dead_letter
 from kedge_services.runtime.ports import Batch, Commit, Position, Produce, Record, TaskContext
 from kedge_services.runtime.tables import MonitorTable, VersionTable
+from kedge_services.runtime.tasks import RecordTask
 
 __all__ = ["SERVICE", "AlertsTask"]
 
@@ -36,17 +36,18 @@ class _Verdict(msgspec.Struct):
 _verdict = msgspec.json.Decoder(_Verdict)
 
 
-class AlertsTask:
+class AlertsTask(RecordTask):
     """Turns decided windows into alerts; see :mod:`kedge_services.core.rules`."""
+
+    service = SERVICE
 
     def __init__(
         self, context: TaskContext, monitors: MonitorTable, versions: VersionTable
     ) -> None:
-        self._context = context
+        super().__init__(context)
         self._monitors = monitors
         self._versions = versions
         self._watches: dict[str, Watch] = {}
-        self._outputs: list[Produce] = []
 
     # ------------------------------------------------------------------- state
 
@@ -68,9 +69,6 @@ class AlertsTask:
             watch.changes.clear()
         return {}
 
-    def replay(self, batch: Batch) -> None:
-        """Take nothing: the state is in the changelog alone."""
-
     def commit(self) -> Commit:
         """Give the alerts, and what changed of the state."""
         changelog: list[tuple[bytes, bytes | None]] = []
@@ -80,27 +78,9 @@ class AlertsTask:
                 for key, piece in watch.changes.items()
             )
             watch.changes.clear()
-        outputs, self._outputs = self._outputs, []
-        return Commit(outputs=outputs, changelog=changelog)
-
-    def committed(self) -> None:
-        """Do nothing: there is no store beside Kafka."""
-
-    def close(self) -> None:
-        """Release nothing."""
+        return Commit(outputs=self._take_outputs(), changelog=changelog)
 
     # ----------------------------------------------------------------- windows
-
-    def process(self, batch: Batch) -> None:
-        """Take windows; most of their revisions decide nothing."""
-        for record in batch.records():
-            if record.value is None:
-                continue  # a window that was removed by hand: what it decided stays
-            try:
-                self._one(record, record.value)
-            except DeadLetter as error:
-                letter = dead_letter(record, error.reason, error.detail, service=SERVICE)
-                self._outputs.append(letter)
 
     def tick(self, now_ms: int, at_end: Mapping[str, bool]) -> None:  # noqa: ARG002
         """End the alerts of models whose monitor was removed: no window will do it."""
@@ -108,21 +88,19 @@ class AlertsTask:
             if self._monitors.get(model) is None and watch.active():
                 self._send(drop(watch))
 
-    def paused(self) -> frozenset[str]:
-        """Read everything."""
-        return frozenset()
-
-    def _one(self, record: Record, value: bytes) -> None:
+    def _one(self, record: Record) -> None:
+        value = record.value
+        if value is None:
+            return  # a window that was removed by hand: what it decided stays
         try:
+            # Most revisions decide nothing, and need no more than this look.
             found = _verdict.decode(value)
         except msgspec.MsgspecError as error:
             raise DeadLetter("undecodable", f"no window: {error}") from error
         if not (found.is_decided or found.is_final):
             return
         window = decode(Window, value)
-        own = model_partition(window.model, self._context.partitions(record.topic))
-        if own != record.partition:
-            raise DeadLetter("misrouted", f"{window.model} belongs on partition {own}")
+        self._require_mine(window.model, record.topic)
         watch = self._watch(window.model)
         monitor = self._monitor(watch, window)
         if monitor is None:

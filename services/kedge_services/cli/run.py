@@ -8,14 +8,13 @@ import typer
 
 from kedge_services.cli.options import BootstrapServers, Config, settings_from
 from kedge_services.cli.signals import stop_on_signals
-from kedge_services.local.catalogue import SERVICES
-from kedge_services.local.catalogue import run as run_service
+from kedge_services.local import catalogue
 
 __all__ = ["commands"]
 
 commands = typer.Typer()
 
-_LIST = "".join(f"\n\n  {name}: {does}." for name, does in SERVICES.items())
+_LIST = "".join(f"\n\n  {name}: {does}." for name, does in catalogue.SERVICES.items())
 
 
 @commands.command(
@@ -33,8 +32,9 @@ def run(
     bootstrap_servers: BootstrapServers = None,
 ) -> None:
     """Run one service."""
+    catalogue.require(service)
     settings = settings_from(config, bootstrap_servers)
     if ordinal is not None:
         settings = settings.model_copy(update={"ordinal": ordinal})
     with stop_on_signals() as stop:
-        run_service(service, settings, stop)
+        catalogue.run(service, settings, stop)

@@ -14,7 +14,7 @@ from kedge.errors import UsageError
 from kedge_services.runtime.ports import Service
 from kedge_services.runtime.settings import Settings
 
-__all__ = ["SERVICES", "run", "settings_env"]
+__all__ = ["SERVICES", "require", "run", "settings_env"]
 
 #: Name and what it does, in the order of the flow.
 SERVICES: dict[str, str] = {
@@ -29,6 +29,18 @@ SERVICES: dict[str, str] = {
 }
 
 
+def require(name: str) -> None:
+    """Make sure that there is such a service.
+
+    Raises
+    ------
+    UsageError
+        There is none; the message lists those there are.
+    """
+    if name not in SERVICES:
+        raise UsageError(f"there is no service {name!r}; there are {', '.join(SERVICES)}")
+
+
 def run(name: str, settings: Settings, stop: threading.Event) -> None:
     """Run one service until ``stop`` is set.
 
@@ -40,8 +52,7 @@ def run(name: str, settings: Settings, stop: threading.Event) -> None:
     UsageError
         There is no such service.
     """
-    if name not in SERVICES:
-        raise UsageError(f"there is no service {name!r}; there are {', '.join(SERVICES)}")
+    require(name)
     module = importlib.import_module(f"kedge_services.{name}.service")
     own = cast("Callable[[Settings, threading.Event], None] | None", getattr(module, "run", None))
     if own is not None:

@@ -43,6 +43,16 @@ class State(msgspec.Struct):
         fates = self.fates[topic]
         fates[fate] = fates.get(fate, 0) + records
 
+    def fates_since(self, told: dict[tuple[str, str], int]) -> list[tuple[str, str, int]]:
+        """Give topic, fate and number of the records judged since last told; remembers it there."""
+        new = []
+        for topic, fates in self.fates.items():
+            for fate, count in fates.items():
+                if count > (before := told.get((topic, fate), 0)):
+                    new.append((topic, fate, count - before))
+                told[topic, fate] = count
+        return new
+
     def encode(self) -> bytes:
         """Give the value for the changelog."""
         return msgspec.json.encode(self)

@@ -18,7 +18,16 @@ from kedge_services.panes.lookup import Lookup, MonitorSource, ReferenceSource, 
 from kedge_services.panes.reading import Reader, waiting_record
 from kedge_services.panes.state import INPUTS, STATE_KEY, State
 from kedge_services.runtime.dead_letters import dead_letter
-from kedge_services.runtime.ports import Batch, Commit, Position, Produce, Record, TaskContext
+from kedge_services.runtime.metrics import FATES
+from kedge_services.runtime.ports import (
+    Batch,
+    Commit,
+    Count,
+    Position,
+    Produce,
+    Record,
+    TaskContext,
+)
 from kedge_services.runtime.settings import TimeSettings
 
 __all__ = ["SERVICE", "PanesTask"]
@@ -73,6 +82,7 @@ class PanesTask:
         self._now_ms = 0
         self._progress_ms: int | None = None
         self._is_sealed = False
+        self._told: dict[tuple[str, str], int] = {}
         self._make_reader()
 
     # ------------------------------------------------------------- restoring
@@ -88,6 +98,7 @@ class PanesTask:
     def start(self, positions: Mapping[str, Position]) -> Mapping[str, int]:
         """Compare the store with what is committed; give what has to be read again."""
         self._make_reader()
+        self._state.fates_since(self._told)  # told by whoever counted them
         self._next = {topic: position.offset for topic, position in positions.items()}
         self._from = dict(self._next)
         low = {t: self._low(t, position) for t, position in positions.items()}
@@ -164,6 +175,10 @@ class PanesTask:
             outputs=outputs,
             changelog=[*self._waiting.changes(), (STATE_KEY, self._state.encode())],
             metadata={topic: self._metadata(topic) for topic in self._next},
+            counts=[
+                Count(FATES, number, {"topic": topic, "fate": fate})
+                for topic, fate, number in self._state.fates_since(self._told)
+            ],
         )
 
     def committed(self) -> None:

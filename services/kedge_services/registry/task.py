@@ -16,8 +16,17 @@ from kedge_services.core.admission import Policy
 from kedge_services.core.deltas import PairDelta
 from kedge_services.core.standing import Standing, Step
 from kedge_services.core.succession import count_pairs, decide, obey, offer
-from kedge_services.runtime.dead_letters import dead_letter
-from kedge_services.runtime.ports import Batch, Commit, Position, Produce, Record, TaskContext
+from kedge_services.runtime.metrics import DECISIONS
+from kedge_services.runtime.ports import (
+    Batch,
+    Commit,
+    Count,
+    Position,
+    Produce,
+    Record,
+    TaskContext,
+)
+from kedge_services.runtime.tasks import RecordTask
 
 __all__ = ["RegistryTask"]
 
@@ -35,17 +44,20 @@ class _Kind(msgspec.Struct):
 _kind = msgspec.json.Decoder(_Kind).decode
 
 
-class RegistryTask:
+class RegistryTask(RecordTask):
     """Decides on candidates, commands and pairs; see :mod:`kedge_services.core.succession`."""
 
+    service = SERVICE
+
     def __init__(self, context: TaskContext, monitor_of: Callable[[str], Monitor | None]) -> None:
-        self._context = context
+        super().__init__(context)
         self._monitor_of = monitor_of
         self._standings: dict[str, Standing] = {}
         self._restored: dict[str, dict[str, ModelVersion]] = {}
         self._undecided: set[str] = set()
         self._changed: set[str] = set()
-        self._commit = Commit()
+        self._versions: list[tuple[bytes, bytes | None]] = []
+        self._counts: list[Count] = []
 
     # ------------------------------------------------------------------- state
 
@@ -68,23 +80,15 @@ class RegistryTask:
         self._restored = {}
         return {}
 
-    def replay(self, batch: Batch) -> None:
-        """Take nothing: the state is in the changelog alone."""
-
     def commit(self) -> Commit:
         """Give versions and references, and the state of what changed."""
+        changelog, self._versions = self._versions, []
         for model in sorted(self._changed):
             state = json.dumps(self._standings[model].encode(), separators=(",", ":"))
-            self._commit.changelog.append((f"standing/{model}".encode(), state.encode()))
+            changelog.append((f"standing/{model}".encode(), state.encode()))
         self._changed.clear()
-        done, self._commit = self._commit, Commit()
-        return done
-
-    def committed(self) -> None:
-        """Do nothing: there is no store beside Kafka."""
-
-    def close(self) -> None:
-        """Release nothing."""
+        counts, self._counts = self._counts, []
+        return Commit(outputs=self._take_outputs(), changelog=changelog, counts=counts)
 
     # ----------------------------------------------------------------- records
 
@@ -93,18 +97,7 @@ class RegistryTask:
         if batch.topic == "panes":
             self._panes(batch)
             return
-        for record in batch.records():
-            try:
-                self._one(record)
-            except DeadLetter as error:
-                self._refuse(record, error)
-
-    def tick(self, now_ms: int, at_end: Mapping[str, bool]) -> None:
-        """Do nothing: decisions fall with records only."""
-
-    def paused(self) -> frozenset[str]:
-        """Read everything."""
-        return frozenset()
+        super().process(batch)
 
     def _one(self, record: Record) -> None:
         if record.value is None:
@@ -136,7 +129,7 @@ class RegistryTask:
                 elif found.kind == "pair":
                     self._pair(decode(Pane, value))
             except (DeadLetter, msgspec.MsgspecError, LookupError, ValueError) as error:
-                self._refuse(record, DeadLetter("undecodable", f"a pane of pairs: {error}"))
+                self._put_aside(record, DeadLetter("undecodable", f"a pane of pairs: {error}"))
 
     def _pair(self, pane: Pane) -> None:
         standing = self._standings.get(pane.model)
@@ -161,9 +154,7 @@ class RegistryTask:
     # ----------------------------------------------------------------- results
 
     def _standing(self, model: str, record: Record) -> Standing:
-        own = model_partition(model, self._context.partitions(record.topic))
-        if own != record.partition:
-            raise DeadLetter("misrouted", f"{model} belongs on partition {own}")
+        self._require_mine(model, record.topic)
         return self._standings.get(model) or Standing(model)
 
     def _monitor(self, model: str) -> Monitor | None:
@@ -180,13 +171,15 @@ class RegistryTask:
             self._standings[model] = step.standing
             self._changed.add(model)
             self._undecided.add(model)
-        self._commit.outputs += self._outputs(step)
-        self._commit.changelog += (
+        if step.happened != "nothing":
+            self._counts.append(Count(DECISIONS, 1, {"decision": step.happened}))
+        self._outputs += self._produced(step)
+        self._versions += (
             (f"version/{model}/{version.version}".encode(), encode(version))
             for version in step.written
         )
 
-    def _outputs(self, step: Step) -> Iterable[Produce]:
+    def _produced(self, step: Step) -> Iterable[Produce]:
         model = step.standing.model
         if step.reference is not None:
             key = f"{model}/{step.reference.reference_id}".encode()
@@ -196,7 +189,3 @@ class RegistryTask:
         for version in step.written:
             key = f"{model}/{version.version}".encode()
             yield Produce("model-versions", key, encode(version), where)
-
-    def _refuse(self, record: Record, error: DeadLetter) -> None:
-        letter = dead_letter(record, error.reason, error.detail, service=SERVICE)
-        self._commit.outputs.append(letter)

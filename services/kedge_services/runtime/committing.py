@@ -134,6 +134,9 @@ class Committer:
             self._metrics.add(m.PRODUCED, count, topic=topic)
         for reason, count in Counter(reason_of(o) for o in outputs if o.topic == TOPIC).items():
             self._metrics.add(m.DEAD_LETTERS, count, reason=reason)
+        for w in changed:
+            for metric, amount, labels in w.commit.counts:
+                self._metrics.add(metric, amount, **labels)
         self._metrics.set(m.OVER_LIMIT, len(self.limit.exceeded()))
 
 

@@ -8,6 +8,7 @@ are mapped to what the loop does next: the same call again (here), restore
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NoReturn, TypeVar
@@ -32,6 +33,8 @@ _log = structlog.get_logger(__name__)
 #: A call of a transaction that takes longer counts as failed.  Together they stay
 #: below 20 % of max.poll.interval.ms (300 s), the budget of a revocation.
 _CALL_S = 15.0
+#: How often it is said that no broker answers.
+_SAY_AGAIN_S = 10.0
 
 _FENCED = {
     KafkaError._FENCED,  # noqa: SLF001 -- its public name begins like that
@@ -48,7 +51,7 @@ _NO_ANSWER = {
 }
 
 _COMMON: dict[str, Any] = {
-    # librdkafka prints every refused connection; we say it once, see `_unreachable`.
+    # librdkafka prints every refused connection; we say it once, see `_say_unreachable`.
     "log_level": 2,
     # Kafka's defaults let a client sleep for 10 s when a broker comes back.
     "reconnect.backoff.ms": 50,
@@ -80,7 +83,7 @@ class KafkaBackend:
         self._patience_s = patience_s
         self._properties = {
             **_COMMON,
-            "error_cb": _unreachable,
+            "error_cb": _say_unreachable(),
             **client_properties(settings.kafka),
         }
         self._prefix = settings.prefix
@@ -200,9 +203,18 @@ class KafkaBackend:
         return self._probe
 
 
-def _unreachable(error: KafkaError) -> None:
-    if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
-        _log.warning("no Kafka answers; trying again", error=error.str())
+def _say_unreachable() -> Callable[[KafkaError], None]:
+    """Make a client's error callback: it says now and then that nobody answers."""
+    said_s = -math.inf
+
+    def say(error: KafkaError) -> None:
+        nonlocal said_s
+        is_down = error.code() == KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001
+        if is_down and time.monotonic() - said_s > _SAY_AGAIN_S:
+            said_s = time.monotonic()
+            _log.warning("no Kafka answers; trying again", error=error.str())
+
+    return say
 
 
 def next_move(error: KafkaError) -> Literal["again", "restore", "replace", "leave", "stop"]:

@@ -36,6 +36,18 @@ PRODUCED = Metric(
 DEAD_LETTERS = Metric(
     "kedge_dead_letter_records_total", "counter", "Records put aside, by reason.", ("reason",)
 )
+FATES = Metric(
+    "kedge_records_total",
+    "counter",
+    "Input records by topic and fate; every record has one, but outcomes that still wait.",
+    ("topic", "fate"),
+)
+DECISIONS = Metric(
+    "kedge_registry_decisions_total",
+    "counter",
+    "What came of candidates, commands and comparisons of versions.",
+    ("decision",),
+)
 LOST = Metric(
     "kedge_lost_records_total",
     "counter",
@@ -94,6 +106,8 @@ CATALOGUE: tuple[Metric, ...] = (
     CONSUMED,
     PRODUCED,
     DEAD_LETTERS,
+    FATES,
+    DECISIONS,
     LOST,
     COMMITS,
     ABORTS,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from kedge.errors import Retry
+from kedge_services.runtime.metrics import Metric
 
 __all__ = [
     "Backend",
@@ -20,6 +21,7 @@ __all__ = [
     "Clock",
     "Commit",
     "Consumer",
+    "Count",
     "Headers",
     "OffsetsPending",
     "Position",
@@ -116,6 +118,14 @@ class Position:
     metadata: str = ""
 
 
+class Count(NamedTuple):
+    """What a counter rises by when the transaction is durable."""
+
+    metric: Metric
+    amount: int
+    labels: Mapping[str, str]
+
+
 @dataclass(slots=True)
 class Commit:
     """What a task wants in the next transaction.
@@ -132,12 +142,15 @@ class Commit:
         handed over (a task that has not finished what it was given).
     metadata
         Up to 4,000 bytes a topic, committed with the offset.
+    counts
+        For ``/metrics``; counted only if the transaction is committed.
     """
 
     outputs: list[Produce] = field(default_factory=list)
     changelog: list[tuple[bytes, bytes | None]] = field(default_factory=list)
     offsets: dict[str, int] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
+    counts: list[Count] = field(default_factory=list)
 
 
 class Task(Protocol):

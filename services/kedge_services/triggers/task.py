@@ -21,9 +21,9 @@ from kedge_services.core.triggers import (
     see_alert,
     see_window,
 )
-from kedge_services.runtime.dead_letters import dead_letter
-from kedge_services.runtime.ports import Batch, Commit, Position, Produce, Record, TaskContext
+from kedge_services.runtime.ports import Batch, Commit, Produce, Record, TaskContext
 from kedge_services.runtime.tables import MonitorTable, VersionTable
+from kedge_services.runtime.tasks import RecordTask
 
 __all__ = ["SERVICE", "TriggersTask"]
 
@@ -45,18 +45,19 @@ _window = msgspec.json.Decoder(_Window)
 _state = msgspec.json.Decoder(State)
 
 
-class TriggersTask:
+class TriggersTask(RecordTask):
     """Asks for retrains; see :mod:`kedge_services.core.triggers`."""
+
+    service = SERVICE
 
     def __init__(
         self, context: TaskContext, monitors: MonitorTable, versions: VersionTable
     ) -> None:
-        self._context = context
+        super().__init__(context)
         self._monitors = monitors
         self._versions = versions
         self._states: dict[str, State] = {}
         self._changed: set[str] = set()
-        self._outputs: list[Produce] = []
         self._looked_ms: int | None = None
         self._complained: set[tuple[str, str]] = set()
 
@@ -69,13 +70,6 @@ class TriggersTask:
                 state = _state.decode(record.value)
                 self._states[state.model] = state
 
-    def start(self, positions: Mapping[str, Position]) -> Mapping[str, int]:  # noqa: ARG002
-        """Begin; nothing has to be read again."""
-        return {}
-
-    def replay(self, batch: Batch) -> None:
-        """Take nothing: the state is in the changelog alone."""
-
     def commit(self) -> Commit:
         """Give the requests, and the state of the models that changed."""
         changelog: list[tuple[bytes, bytes | None]] = [
@@ -83,27 +77,9 @@ class TriggersTask:
             for model in sorted(self._changed)
         ]
         self._changed.clear()
-        outputs, self._outputs = self._outputs, []
-        return Commit(outputs=outputs, changelog=changelog)
-
-    def committed(self) -> None:
-        """Do nothing: there is no store beside Kafka."""
-
-    def close(self) -> None:
-        """Release nothing."""
+        return Commit(outputs=self._take_outputs(), changelog=changelog)
 
     # ----------------------------------------------------------------- records
-
-    def process(self, batch: Batch) -> None:
-        """Take alerts, windows or commands, and decide after each."""
-        for record in batch.records():
-            if record.value is None and record.topic == "windows":
-                continue  # removed by hand: the labels it counted were there
-            try:
-                self._one(record, record.value)
-            except DeadLetter as error:
-                letter = dead_letter(record, error.reason, error.detail, service=SERVICE)
-                self._outputs.append(letter)
 
     def tick(self, now_ms: int, at_end: Mapping[str, bool]) -> None:  # noqa: ARG002
         """Look at the schedules, at most once a second."""
@@ -119,11 +95,10 @@ class TriggersTask:
                 except UsageError as error:
                     self._complain(model, str(error))
 
-    def paused(self) -> frozenset[str]:
-        """Read everything."""
-        return frozenset()
-
-    def _one(self, record: Record, value: bytes | None) -> None:
+    def _one(self, record: Record) -> None:
+        value = record.value
+        if value is None and record.topic == "windows":
+            return  # removed by hand: the labels it counted were there
         if value is None:
             raise DeadLetter("missing-field", f"a record of {record.topic} without a value")
         if record.topic == "windows":
@@ -161,14 +136,8 @@ class TriggersTask:
         return self._states.get(model) or State(model)
 
     def _own(self, model: str, topic: str) -> State:
-        if not self._is_mine(model, topic):
-            own = model_partition(model, self._context.partitions(topic))
-            raise DeadLetter("misrouted", f"{model} belongs on partition {own}")
+        self._require_mine(model, topic)
         return self._of(model)
-
-    def _is_mine(self, model: str, topic: str) -> bool:
-        own = model_partition(model, self._context.partitions(topic))
-        return own == self._context.partition
 
     def _monitor(self, state: State) -> Monitor | None:
         return self._monitors.get(state.model, state.clock_ms)

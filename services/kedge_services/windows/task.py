@@ -9,10 +9,9 @@ import msgspec
 
 from kedge import Pane, Progress
 from kedge.codec import decode, encode
-from kedge.errors import DeadLetter
 from kedge_services.core.windows import Windows
-from kedge_services.runtime.dead_letters import dead_letter
 from kedge_services.runtime.ports import Batch, Commit, Position, Produce, Record, TaskContext
+from kedge_services.runtime.tasks import RecordTask
 
 __all__ = ["SERVICE", "Refreshed", "WindowsTask"]
 
@@ -56,12 +55,14 @@ class Refreshed(Generic[P, T]):
         return self._look(*args, **kwargs)
 
 
-class WindowsTask:
+class WindowsTask(RecordTask):
     """Feeds :class:`~kedge_services.core.windows.Windows` record by record."""
 
+    service = SERVICE
+
     def __init__(self, context: TaskContext, windows: Windows) -> None:
-        self._context, self._windows = context, windows
-        self._letters: list[Produce] = []
+        super().__init__(context)
+        self._windows = windows
 
     def restore(self, batch: Batch) -> None:
         """Take state back."""
@@ -74,21 +75,8 @@ class WindowsTask:
         self._windows.start()
         return {}
 
-    def replay(self, batch: Batch) -> None:
-        """Take nothing: the state is in the changelog alone."""
-
-    def process(self, batch: Batch) -> None:
-        """Take deltas, and with every progress close what it allows."""
-        now_ms = self._context.clock()
-        for record in batch.records():
-            try:
-                self._take(record, now_ms)
-            except DeadLetter as error:
-                letter = dead_letter(record, error.reason, error.detail, service=SERVICE)
-                self._letters.append(letter)
-
-    def _take(self, record: Record, now_ms: int) -> None:
-        value = record.value or b""
+    def _one(self, record: Record) -> None:
+        value, now_ms = record.value or b"", self._context.clock()
         try:
             is_progress = _kind(value).type == "progress"
         except msgspec.DecodeError:
@@ -102,10 +90,6 @@ class WindowsTask:
         """Send the revisions that are due."""
         self._windows.tick(now_ms)
 
-    def paused(self) -> frozenset[str]:
-        """Give no topic: deltas are few."""
-        return frozenset()
-
     def commit(self) -> Commit:
         """Give windows, references, dead letters, and the state that changed."""
         windows, references = self._windows.take()
@@ -118,11 +102,4 @@ class WindowsTask:
             Produce("windows", window.window_id.encode(), encode(window), partition)
             for window in windows
         ]
-        letters, self._letters = self._letters, []
-        return Commit(outputs + letters, list(self._windows.changes()))
-
-    def committed(self) -> None:
-        """Do nothing: there is no local store."""
-
-    def close(self) -> None:
-        """Release nothing."""
+        return Commit(outputs + self._take_outputs(), list(self._windows.changes()))
