@@ -18,6 +18,7 @@ from kedge.codec import decode, encode
 from kedge.events import RetrainBudget, RetrainCause
 from kedge.topics import CHANGELOGS, TOPICS, model_partition, request_partition
 from kedge.versions import FeatureColumn, Lineage, ModelVersion
+from kedge_services.core.selection import digest, ordered
 from kedge_services.runtime.artefacts import ArtefactStore
 from kedge_services.runtime.formats import load_predictor
 from kedge_services.runtime.loop import Loop
@@ -380,8 +381,17 @@ def test_a_request_becomes_a_candidate_whose_rows_lie_in_its_range(tmp_path: Pat
     assert [o.label for o in model.predict([{"a": 0.1}, {"a": 0.9}])] == ["yes", "no"]
     ends = {p: len(world.broker.records("examples", p)) for p in range(PARTITIONS)}
     assert candidate.lineage.examples == {p: (0, end) for p, end in ends.items()}
-    assert candidate.lineage.rows <= 1_200
+    assert 0 < candidate.lineage.rows <= 1_200
     assert candidate.reference is not None
+    # Whoever has the topic can make the training set again, to the byte.
+    lying_there = [
+        example
+        for partition, (start, end) in candidate.lineage.examples.items()
+        for record in world.broker.records("examples", partition)[start:end]
+        if (example := decode(Example, record.value or b"")).model == "m"
+    ]
+    trained_on = ordered(lying_there)[-candidate.lineage.rows :]
+    assert digest(trained_on) == candidate.lineage.data_sha256
 
 
 def test_a_crash_at_any_step_of_any_commit_gives_the_same_candidates(tmp_path: Path) -> None:
