@@ -7,10 +7,10 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 from rich.console import Console
@@ -115,7 +115,7 @@ def demo(
     if json_file is not None:
         report = {**summary.as_json(), "ended_well": ending.is_good, "problems": ending.problems}
         json_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    _show(console, summary, ending)
+    _show(console, summary, ending, show.notified)
     if not ending.is_good:
         sys.exit(1)
 
@@ -143,12 +143,18 @@ class _Screen:
     def tell(self, entry: Entry) -> None:
         """Add a line to the timeline."""
         elapsed = max(0.0, entry.at_ms / 1000 - self._began)
-        line = Text.assemble(
-            (f"{elapsed:6.1f} s  ", "dim"),
-            (f"{entry.what:<15}", _COLOURS.get(entry.what, "bold")),
-            entry.text,
+        style = _COLOURS.get(entry.what, "bold")
+        if not self.console.is_terminal:
+            self.console.print(f"{elapsed:6.1f} s  {entry.what:<15}{entry.text}", soft_wrap=True)
+            return
+        line = Table.grid(padding=(0, 2, 0, 0))
+        line.add_column(width=8, justify="right")
+        line.add_column(width=14, no_wrap=True)
+        line.add_column(ratio=1)
+        line.add_row(
+            Text(f"{elapsed:.1f} s", style="dim"), Text(entry.what, style=style), Text(entry.text)
         )
-        self.console.print(line, soft_wrap=not self.console.is_terminal)
+        self.console.print(line)
 
     def pulse(self, text: str) -> None:
         """Show what is going on just now."""
@@ -176,17 +182,41 @@ def _hold(screen: _Screen) -> Callable[[Stage], None]:
     return hold
 
 
-def _show(console: Console, summary: Summary, ending: Ending) -> None:
-    table = Table(title="Kedge demo: before and after", title_justify="left")
-    table.add_column("")
-    table.add_column("", justify="right")
-    for name, value in _rows(summary):
-        table.add_row(name, value)
-    console.print(table)
+def _show(
+    console: Console, summary: Summary, ending: Ending, notified: Sequence[Mapping[str, Any]]
+) -> None:
+    console.print()
+    console.print(_accuracies(summary))
+    figures = Table(show_header=False)
+    figures.add_column()
+    figures.add_column(justify="right")
+    for name, value in _figures(summary):
+        figures.add_row(name, value)
+    console.print(figures)
+    if notified:
+        console.print("What on-call received:", style="bold")
+    for body in notified:
+        alert = body["alerts"][0]
+        console.print(f"  {body['status']:<9} {alert['annotations']['summary']}")
     if ending.is_good:
         console.print(_GOOD[summary.scenario], style="bold green")
     for problem in ending.problems:
         console.print(f"The loop did not close: {problem}.", style="bold red")
+
+
+def _accuracies(summary: Summary) -> Table:
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f} %"
+
+    table = Table(title="Accuracy of what was answered", title_justify="left")
+    table.add_column("before the drift", justify="right")
+    row = [share(summary.accuracy_before_drift)]
+    if summary.scenario != "no-drift":
+        table.add_column("drift to promotion", justify="right")
+        table.add_column("after the promotion", justify="right")
+        row += [share(summary.accuracy_drifted), share(summary.accuracy_after_promotion)]
+    table.add_row(*row)
+    return table
 
 
 _GOOD = {
@@ -196,21 +226,16 @@ _GOOD = {
 }
 
 
-def _rows(summary: Summary) -> list[tuple[str, str]]:
-    def share(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.1f} %"
-
+def _figures(summary: Summary) -> list[tuple[str, str]]:
     def since(end_ms: int | None, start_ms: int | None) -> str:
         if end_ms is None or start_ms is None:
             return "-"
         return f"{(end_ms - start_ms) / 1000:.1f} s"
 
     drift_ms = summary.drift_started_ms
-    rows = [("accuracy before the drift", share(summary.accuracy_before_drift))]
+    rows = []
     if summary.scenario != "no-drift":
-        rows += [
-            ("… from the drift to the promotion", share(summary.accuracy_drifted)),
-            ("… after the promotion", share(summary.accuracy_after_promotion)),
+        rows = [
             ("from the drift to the alert", since(summary.first_alert_ms, drift_ms)),
             ("… to the retrain request", since(summary.retrain_requested_ms, drift_ms)),
             ("… to the candidate", since(summary.candidate_ms, drift_ms)),
@@ -227,7 +252,7 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("candidates", str(summary.candidates)),
         ("promotions", str(summary.promotions)),
         ("rollbacks", str(summary.rollbacks)),
-        ("dead letters (sent on purpose)", f"{summary.dead_letters}"),
+        ("dead letters", f"{summary.dead_letters:,}"),
         ("records in", f"{summary.records_in:,}"),
         ("records accounted for", f"{summary.records_accounted:,}"),
         ("memory of Kafka and all services", f"{summary.peak_rss_mb:,.0f} MB"),

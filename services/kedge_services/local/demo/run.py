@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from kedge.errors import UsageError
 from kedge.monitor import Monitor
@@ -70,6 +71,8 @@ class Demo:
             }
         )
         self._work_dir = work_dir
+        #: What the on-call person received, once the run is over.
+        self.notified: list[dict[str, Any]] = []
         self._peak_rss_mb = 0.0
         self._drift_started_ms: int | None = None
         self._speed_up: float | None = None
@@ -89,6 +92,7 @@ class Demo:
             self._play(stage, sender, traffic)
             sender.stop()
             self._drain(stage, sender)
+            self.notified = list(stage.on_call.received().values())
             summary = self._summary(stage)
             ending = judge(
                 summary, self.story, pane_ms=monitor.pane_ms,
@@ -222,7 +226,7 @@ class Demo:
             scenario="data" if self._options.data else scenario,
             broker="local" if stage.broker is not None else "given",
             drift_started_ms=self._drift_started_ms,
-            notifications=len(stage.on_call.received()),
+            notifications=len(self.notified),
             peak_rss_mb=self._peak_rss_mb,
             restarts=sum(state.restarts for state in stage.supervisor.states()),
             speed_up=self._speed_up,
