@@ -229,6 +229,11 @@ def test_examples_and_windows_count_what_was_sent(undisturbed: World) -> None:
     assert sum(w["labelled"] for w in performance) == len(labelled)
 
 
+def test_a_label_counts_once_however_many_versions_answered(undisturbed: World) -> None:
+    labelled = [s for s in traffic() if s.topic == "outcomes" and s.key != "nobody"]
+    assert max(w["labelled_total"] for w in undisturbed.events("windows")) == len(labelled)
+
+
 @pytest.mark.parametrize("partitions", [1, 4])
 def test_the_number_of_partitions_changes_nothing(
     undisturbed: World, tmp_path: Path, partitions: int

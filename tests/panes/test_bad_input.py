@@ -167,7 +167,9 @@ def test_duplicates_are_counted_once_and_put_aside_never(panes: Driver) -> None:
     assert panes.fates("outcomes") == {"matched": 1, "duplicate": 2}
     assert not panes.dead_letters()
     (performance,) = [d for k, d in panes.sums().items() if k[0] == "performance"]
-    assert performance == {"predicted": 1, "labelled": 1, "confusion": {"ok": {"ok": 1}}}
+    assert performance == {
+        "predicted": 1, "labelled": 1, "served": 1, "confusion": {"ok": {"ok": 1}}
+    }  # fmt: skip
 
 
 def test_the_first_prediction_by_offset_wins(panes: Driver) -> None:

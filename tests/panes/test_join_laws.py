@@ -164,6 +164,7 @@ def oracle(scenario: Scenario) -> tuple[dict[Any, Any], dict[str, Any], dict[str
             delta["predicted"] += 1
             if known:
                 delta["labelled"] += 1
+                delta["served"] += p.get("role", "champion") == "champion"
                 delta["confusion", known.said, known.answered] += 1
         if known:
             at_ms = max(t, known.first["event_time_ms"])

@@ -144,7 +144,7 @@ class SourcePartition:
     def labelled(self, row: Row) -> None:
         name = "" if self.reference is None else self.reference.reference_id
         delta = self.delta("performance", row, row.time, self.watched.performance_pane_ms, name)
-        one = PerformanceDelta(labelled=1, confusion={row.label: {row.predicted: 1}})
+        one = PerformanceDelta(labelled=1, served=1, confusion={row.label: {row.predicted: 1}})
         delta.add(one)
         cell = self.delta("labels", row, max(row.time, row.label_time), self.watched.cell_ms, name)
         cell.add(LabelsDelta(1, FIXED_POINT * (row.label != row.predicted)))

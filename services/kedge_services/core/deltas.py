@@ -168,6 +168,8 @@ class DriftDelta:
 class PerformanceDelta:
     """Labelled rows of a pane of prediction time.
 
+    ``served`` are those of the labelled that the champion answered: summed over
+    versions they are the model's labels, shadows or not.
     ``confusion[label][predicted]`` counts by the labels' text; for regression
     ``absolute_error`` and ``squared_error`` are sums in :data:`FIXED_POINT`.
     """
@@ -177,6 +179,7 @@ class PerformanceDelta:
     confusion: dict[str, dict[str, int]] = field(default_factory=dict)
     absolute_error: int = 0
     squared_error: int = 0
+    served: int = 0
 
     def add(self, other: PerformanceDelta) -> None:
         """Add the other's counts to these."""
@@ -184,6 +187,7 @@ class PerformanceDelta:
         self.labelled += other.labelled
         self.absolute_error += other.absolute_error
         self.squared_error += other.squared_error
+        self.served += other.served
         for label, row in other.confusion.items():
             mine = self.confusion.setdefault(label, {})
             for predicted, count in row.items():
@@ -197,6 +201,7 @@ class PerformanceDelta:
             "confusion": {label: dict(row) for label, row in self.confusion.items()},
             "absolute_error": self.absolute_error,
             "squared_error": self.squared_error,
+            "served": self.served,
         }
 
     @classmethod
@@ -208,6 +213,7 @@ class PerformanceDelta:
             confusion={label: dict(row) for label, row in data["confusion"].items()},
             absolute_error=data["absolute_error"],
             squared_error=data["squared_error"],
+            served=data["served"],
         )
 
 

@@ -110,6 +110,7 @@ class Fold:
         """Put a label into its prediction's performance pane, or take it out (sign -1)."""
         for delta in self._performance_of(held):
             delta.labelled += sign
+            delta.served += sign if held.champion else 0
             if isinstance(held.predicted, float):
                 error = absolute_error(held.predicted, labelled)
                 delta.absolute_error += sign * _fixed(error)

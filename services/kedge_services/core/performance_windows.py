@@ -123,7 +123,7 @@ class PerformanceWindows:
         if model is None:
             self.models[pane.model,] = model = _Model()
         if not pane.segment:
-            self._publisher.count_labels(pane.model, delta.labelled)
+            self._publisher.count_labels(pane.model, delta.served)
         if pane.end_ms <= model.forgotten_ms:
             model.dropped += delta.predicted
             self.models.touch((pane.model,))
