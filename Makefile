@@ -21,11 +21,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## the whole loop on a local Kafka, with traffic that drifts
 	$(BIN)/kedge demo
 
+# The whole-flow tests come last and alone: they have the machine to themselves.
 test: $(STAMP) lint  ## lint, types and all tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --ignore tests/e2e
+	$(BIN)/pytest tests/e2e
 
 test-long: $(STAMP)  ## what takes longer than a cup of coffee
-	$(BIN)/pytest -m long
+	$(BIN)/pytest -m long tests/e2e
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
