@@ -116,6 +116,13 @@ def test_a_promotion_that_no_alert_caused_is_a_problem() -> None:
     assert any("does not name the alert" in p for p in problems(summary_of(story), story))
 
 
+def test_a_promotion_with_more_rows_than_its_range_holds_is_a_problem() -> None:
+    story = closed_loop()
+    story.promotions[0].lineage.examples["0"] = (0, 49)
+    assert any("50 rows, but its lineage states a range of 49" in p
+               for p in problems(summary_of(story), story))  # fmt: skip
+
+
 def test_the_control_must_stay_silent() -> None:
     story = closed_loop()
     control = replace(summary_of(story), scenario="no-drift")

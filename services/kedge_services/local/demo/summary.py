@@ -162,7 +162,10 @@ def _unexplained_promotions(story: Story) -> list[str]:
             problems.append(f"{version.version} does not name the alert that caused it")
         stated = sum(end - start for start, end in version.lineage.examples.values())
         if not 0 < version.lineage.rows <= stated:
-            problems.append(f"{version.version} was trained on rows outside its stated range")
+            problems.append(
+                f"{version.version} was trained on {version.lineage.rows} rows, but its lineage "
+                f"states a range of {stated}"
+            )
     return problems
 
 
