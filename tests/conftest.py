@@ -7,10 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from kedge_services.local.broker import LocalBroker
 from kedge_services.runtime.admin import create_topics
 from kedge_services.runtime.settings import KafkaSettings, Settings
+
+# Speed is measured in benchmarks; a busy machine is no reason for a test to fail.
+settings.register_profile(
+    "shared-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("shared-machine")
 
 
 @pytest.fixture(scope="session")

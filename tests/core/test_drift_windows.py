@@ -69,7 +69,7 @@ class World:
             since_ms={"predictions": 0, "outcomes": 0},
             predictions=models, outcomes={}, fates={},
         )  # fmt: skip
-        self.core.progress(made, self.now_ms)
+        self.core.progress(made)
         self.take()
 
     def take(self) -> None:

@@ -137,14 +137,19 @@ class Publisher:
         final: bool,
         now_ms: int,
     ) -> None:
-        """Send a window, or its next revision; the verdict of a decided one stays."""
+        """Send a window, or its next revision.
+
+        The verdict of a decided window stays until it is final, that of a final one for ever.
+        """
         sent = self.sent.get(key)
         if sent is None:
             sent = Sent(end_ms)
             self._by_model.setdefault((key.kind, key.model), set()).add(key)
         else:
             sent.revision += 1
-        if not sent.is_decided:
+        # When the first decision fell depends on how labels and commits interleaved;
+        # a final window is a function of its counts alone.
+        if not sent.is_decided or (final and not sent.is_final):
             sent.status = content.status
             sent.detections = content.detections if decided else []
         sent.is_decided |= decided

@@ -92,6 +92,8 @@ class Windows:
         shelves += [performance.panes, performance.models, performance.starts]
         shelves += [labels.cells, labels.detectors, labels.closed]
         self._shelves = {shelf.name: shelf for shelf in shelves}
+        self._has_progress = False
+        self._sources_expected = 0
 
     # ------------------------------------------------------------------- state
 
@@ -129,24 +131,28 @@ class Windows:
         elif isinstance(delta, LabelsDelta):
             self._labels.add(pane, delta, now_ms)
 
-    def progress(self, progress: Progress, now_ms: int) -> None:
-        """Take a source partition's progress and do what its models' watermarks now allow.
-
-        Nothing closes before every source partition has reported once.
-        """
+    def progress(self, progress: Progress) -> None:
+        """Take a source partition's progress; :meth:`tick` does what it allows."""
         # Offsets and fates are for others; only the clocks are kept.
         self._sources[progress.partition,] = progress.model_copy(
             update={"offsets": {}, "fates": {}}
         )
-        if len(self._sources) < progress.partitions:
-            return
-        for key, marks in sorted(self._marks.items()):
-            monitor = self._look.monitor(str(key[0]), None)
-            if monitor is not None:
-                self._advance(monitor, marks, now_ms)
+        self._sources_expected = progress.partitions
+        self._has_progress = True
 
     def tick(self, now_ms: int) -> None:
-        """Send the revisions that are due."""
+        """Do what the watermarks allow, and send the revisions that are due.
+
+        Nothing closes before every source partition has reported once.  What
+        was read at once is added up before anything is decided, so that it
+        does not matter on how many source partitions it came.
+        """
+        if self._has_progress and len(self._sources) >= self._sources_expected:
+            self._has_progress = False
+            for model, marks in sorted(self._marks.items()):
+                monitor = self._look.monitor(str(model[0]), None)
+                if monitor is not None:
+                    self._advance(monitor, marks, now_ms)
         for key in self._publisher.due(now_ms):
             if key.kind == "drift":
                 self._drift.revise(key, now_ms)

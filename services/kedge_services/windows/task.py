@@ -82,12 +82,12 @@ class WindowsTask(RecordTask):
         except msgspec.DecodeError:
             is_progress = False  # the codec says what is wrong with it
         if is_progress:
-            self._windows.progress(decode(Progress, value), now_ms)
+            self._windows.progress(decode(Progress, value))
         else:
             self._windows.add(decode(Pane, value), now_ms)
 
     def tick(self, now_ms: int, at_end: Mapping[str, bool]) -> None:  # noqa: ARG002
-        """Send the revisions that are due."""
+        """Close, decide and revise what is due."""
         self._windows.tick(now_ms)
 
     def commit(self) -> Commit:
