@@ -205,7 +205,7 @@ class Notify(Declaration):
 class ReplayColumns(Declaration):
     """How the columns of a file map to events; used by replay and ``demo --data``."""
 
-    label: Name
+    label: Name | None = None
     timestamp: str | None = None
     start: str | None = None
     every: Duration | None = None

@@ -207,6 +207,10 @@ def _sources(monitor: Monitor) -> Iterator[Mistake]:
     replay = monitor.replay
     if replay is None:
         return
+    if monitor.labelled and replay.label is None:
+        yield ("replay", "label"), 'needed, or write "labelled = false"'
+    if monitor.task == "regression" and replay.score is not None:
+        yield ("replay", "score"), "a regression model has no scores, leave it out"
     if (replay.timestamp is None) == (replay.start is None):
         yield ("replay", "start"), "exactly one of timestamp and start is needed"
     if replay.start is not None:

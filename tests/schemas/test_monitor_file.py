@@ -177,6 +177,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) 
         ('[reference]\nfrom = "file"\n', "reference.path"),
         ('[retrain]\ntrainer = "my module:f"\n', "retrain.trainer"),
         ('[replay]\nlabel = "y"\n', "replay.start"),
+        ('[replay]\ntimestamp = "t"\n', "replay.label"),
     ],
 )
 def test_rules_over_several_fields_name_one_of_them(tmp_path: Path, extra: str, field: str) -> None:
@@ -203,6 +204,11 @@ def test_rules_over_several_fields_name_one_of_them(tmp_path: Path, extra: str, 
         (
             'model="m"\ntask="regression"\nlabel_horizon="0s"\nfeatures.x="numeric"\n',
             "label_horizon",
+        ),
+        (
+            """model="m"\ntask="regression"\nfeatures.x="numeric"
+            replay={label="y",timestamp="t",score="s"}\n""",
+            "replay.score",
         ),
     ],
 )
