@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from kedge.events import Alert
 from kedge.monitor import Monitor
-from kedge_services.notifier.delivery import Answer, Deliveries, Destination, deliver
-from kedge_services.notifier.retrying import GIVE_UP_S, next_pause_s, retry_after_s
+from kedge_services.core.retrying import GIVE_UP_S, next_pause_s, retry_after_s
+from kedge_services.notifier.delivery import Deliveries, Destination, deliver
 from kedge_services.notifier.routing import Router
 from kedge_services.notifier.webhook import Notification, notification
+from kedge_services.runtime.http import Answer
 
 ALERT = Alert(
     alert_id="00f1/1795220224000",

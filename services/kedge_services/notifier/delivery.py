@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from kedge_services.notifier.retrying import next_pause_s, retry_after_s, verdict
+from kedge_services.core.retrying import next_pause_s, retry_after_s, verdict
 from kedge_services.notifier.webhook import Notification
+from kedge_services.runtime.http import Answer
+from kedge_services.runtime.times import Times
 
-__all__ = ["Answer", "Deliveries", "Destination", "Post", "Times", "deliver"]
+__all__ = ["Deliveries", "Destination", "Post", "deliver"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,28 +25,7 @@ class Destination:
     secret: str | None = None
 
 
-class Answer(NamedTuple):
-    """What came back: a status and ``Retry-After``, or a failure of the network."""
-
-    status: int | None
-    retry_after: str | None = None
-    problem: str = ""
-
-
 Post = Callable[[Destination, Notification], Awaitable[Answer]]
-
-
-class Times(Protocol):
-    """The clock a delivery goes by."""
-
-    def now_s(self) -> float:
-        """Give seconds since the epoch."""
-
-    def jitter(self) -> float:
-        """Give a number in [0, 1)."""
-
-    async def pause(self, seconds: float) -> None:
-        """Wait."""
 
 
 async def deliver(

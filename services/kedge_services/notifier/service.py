@@ -15,7 +15,7 @@ from kedge.codec import decode
 from kedge.errors import DeadLetter
 from kedge.events import Alert
 from kedge_services.notifier.delivery import Deliveries
-from kedge_services.notifier.http import HttpPost, RealTimes
+from kedge_services.notifier.http import HttpPost
 from kedge_services.notifier.put_aside import PutAside
 from kedge_services.notifier.routing import Router
 from kedge_services.notifier.webhook import notification
@@ -28,6 +28,7 @@ from kedge_services.runtime.ports import Record
 from kedge_services.runtime.reading import TableReader
 from kedge_services.runtime.settings import Settings
 from kedge_services.runtime.tables import MonitorTable
+from kedge_services.runtime.times import RealTimes
 
 __all__ = ["Notifier", "run"]
 

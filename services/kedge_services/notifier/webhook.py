@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,8 +9,9 @@ from typing import Any
 from urllib.parse import quote
 
 from kedge.events import Alert
+from kedge_services.core.signing import HEADER, signature
 
-__all__ = ["Notification", "notification", "signature"]
+__all__ = ["Notification", "notification"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: What Go's zero time looks like; receivers take it for "not ended yet".
@@ -30,17 +29,8 @@ class Notification:
         """Give the headers, signed when there is a secret."""
         headers = {"Content-Type": "application/json", "Idempotency-Key": self.key}
         if secret:
-            headers["X-Kedge-Signature"] = signature(self.body, secret)
+            headers[HEADER] = signature(self.body, secret)
         return headers
-
-
-def signature(body: bytes, secret: str) -> str:
-    """Sign the raw body with HMAC-SHA256.
-
-    >>> signature(b"{}", "secret")[:19]
-    'sha256=77325902caca'
-    """
-    return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
 def notification(alert: Alert) -> Notification:

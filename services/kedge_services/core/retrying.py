@@ -1,4 +1,4 @@
-"""When a delivery is tried again, and when it is given up.  Pure."""
+"""When an HTTP request is tried again, and when it is given up."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal
 
-__all__ = ["GIVE_UP_S", "next_pause_s", "retry_after_s", "verdict"]
+__all__ = ["GIVE_UP_S", "Verdict", "next_pause_s", "retry_after_s", "verdict"]
 
 Verdict = Literal["delivered", "retry", "refused"]
 
+#: A notification that nobody took for so long is given up.
 GIVE_UP_S = 3600.0
 _FIRST_S = 1.0
 _LONGEST_S = 300.0
@@ -17,7 +18,7 @@ _AGAIN = {408, 429}
 
 
 def verdict(status: int) -> Verdict:
-    """Say what an HTTP status means for a webhook.
+    """Say what an HTTP status means for what was sent.
 
     >>> [verdict(status) for status in (204, 302, 400, 408, 410, 429, 503)]
     ['delivered', 'refused', 'refused', 'retry', 'refused', 'retry', 'retry']
@@ -52,9 +53,14 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
 
 
 def next_pause_s(
-    *, attempts: int, elapsed_s: float, asked_s: float | None, jitter: float
+    *,
+    attempts: int,
+    elapsed_s: float,
+    asked_s: float | None,
+    jitter: float,
+    give_up_s: float = GIVE_UP_S,
 ) -> float | None:
-    """Give the pause before the next attempt; None gives the delivery up.
+    """Give the pause before the next attempt; None says that it would come too late.
 
     Parameters
     ----------
@@ -66,6 +72,8 @@ def next_pause_s(
         What the receiver asked for by ``Retry-After``; it wins.
     jitter
         In [0, 1): spreads the pauses of many senders over the upper half.
+    give_up_s
+        Time since the first attempt after which there is no other.
 
     >>> [next_pause_s(attempts=n, elapsed_s=0, asked_s=None, jitter=1) for n in (1, 2, 3, 20)]
     [1.0, 2.0, 4.0, 300.0]
@@ -74,4 +82,4 @@ def next_pause_s(
     if pause is None:
         ceiling = min(_LONGEST_S, _FIRST_S * 2.0 ** min(attempts - 1, 30))
         pause = ceiling * (0.5 + 0.5 * jitter)
-    return None if elapsed_s + pause > GIVE_UP_S else pause
+    return None if elapsed_s + pause > give_up_s else pause
