@@ -1,26 +1,29 @@
 """A broker in memory: for replays, for users' tests and for ours.
 
 It keeps what Kedge builds on: transactions that are visible only when they
-are committed, the last stable offset, markers that take up an offset, fencing
-of transactional ids and of expelled members, consumer groups with range
-assignment, offsets with metadata.  The same suite runs on it and on Kafka
-(``tests/kafka``).
+are committed and that end by themselves when they are left open, the last
+stable offset, markers that take up an offset, fencing of transactional ids and
+of expelled members, consumer groups with range assignment and static members,
+offsets with metadata, compaction and retention when they are asked for.  The
+same suite runs on it and on Kafka (``tests/kafka``).
 
-What it has not: compaction (a compacted topic keeps every record), retention
-other than :meth:`MemoryBroker.delete_before`, sessions that end by themselves
-(:meth:`MemoryBroker.expel` ends one), and threads.  Nothing in it waits: a
-poll gives what is there at once.
+What it has not: threads (nothing in it waits: a poll gives what is there at
+once, and its clock is the one it is given), configurations of topics (it takes
+any time a record comes with, and records without a key everywhere), and
+heartbeats (a member that left keeps its place for a session; one that died
+keeps it until :meth:`MemoryBroker.expel`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from kedge.errors import Fenced, Misconfigured, Stop
 from kedge.topics import LARGE_MESSAGE, murmur2
 from kedge_services.runtime.memory_group import Group, MemoryConsumer
+from kedge_services.runtime.memory_log import Log, Transaction
 from kedge_services.runtime.ports import (
     Clock,
     Headers,
@@ -39,6 +42,8 @@ Step = Literal["begin", "produce", "send_offsets", "commit", "committed", "abort
 
 #: Kafka's ``offset.metadata.max.bytes``.
 METADATA_BYTES = 4_096
+#: Ours, see ``kafka.py``: a transaction that is open for longer is aborted.
+TRANSACTION_TIMEOUT_MS = 6_000
 
 
 class Crash(Exception):
@@ -60,71 +65,13 @@ class ManualClock:
         self.now_ms += ms
 
 
-@dataclass(slots=True, eq=False)
-class _Transaction:
-    status: Literal["open", "committed", "aborted"] = "open"
-    touched: set[TopicPartition] = field(default_factory=set)
-    offsets: dict[str, dict[TopicPartition, Position]] = field(default_factory=dict)
-
-
-class _Entry(NamedTuple):
-    timestamp_ms: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    transaction: _Transaction | None
-    is_marker: bool = False
-
-
-class Log:
-    """One partition: records and transaction markers, at offsets without gaps."""
-
-    def __init__(self) -> None:
-        self.start = 0
-        self._entries: list[_Entry] = []
-        self._open: dict[_Transaction, int] = {}
-
-    @property
-    def end(self) -> int:
-        """The read-uncommitted end offset."""
-        return len(self._entries)
-
-    @property
-    def stable(self) -> int:
-        """The last stable offset: nothing is open before it."""
-        return min(self._open.values(), default=len(self._entries))
-
-    def append(self, entry: _Entry) -> None:
-        """Add a record at the end."""
-        if entry.transaction is not None:
-            self._open.setdefault(entry.transaction, len(self._entries))
-        self._entries.append(entry)
-
-    def decide(self, transaction: _Transaction, timestamp_ms: int) -> None:
-        """Write the marker that ends a transaction."""
-        self._open.pop(transaction, None)
-        self._entries.append(_Entry(timestamp_ms, None, None, (), transaction, is_marker=True))
-
-    def read(self, position: int, limit: int) -> tuple[list[tuple[int, _Entry]], int]:
-        """Give up to ``limit`` committed records from ``position``, and the next position."""
-        found: list[tuple[int, _Entry]] = []
-        stable = self.stable
-        while position < stable and len(found) < limit:
-            entry = self._entries[position]
-            decided = entry.transaction is None or entry.transaction.status == "committed"
-            if decided and not entry.is_marker:
-                found.append((position, entry))
-            position += 1
-        return found, position
-
-
 class MemoryBroker:
     """Topics, groups and transactions in one process; implements ``ports.Backend``.
 
     Parameters
     ----------
     clock
-        Gives the time of appending.
+        Gives the time of appending; transactions and sessions end by it.
     partitions
         Number of partitions by topic, named without prefix.
     """
@@ -134,7 +81,7 @@ class MemoryBroker:
         self._logs: dict[str, list[Log]] = {}
         self._groups: dict[str, Group] = {}
         self._epochs: dict[str, int] = {}
-        self._transactions: dict[str, _Transaction] = {}
+        self._transactions: dict[str, Transaction] = {}
         self._script: list[tuple[Step, int, Exception]] = []
         self.create(partitions)
 
@@ -165,7 +112,7 @@ class MemoryBroker:
     def create(self, partitions: Mapping[str, int]) -> None:
         """Create topics with these numbers of partitions."""
         for topic, count in partitions.items():
-            self._logs[topic] = [Log() for _ in range(count)]
+            self._logs[topic] = [Log(topic, partition) for partition in range(count)]
 
     def append(
         self,
@@ -178,33 +125,42 @@ class MemoryBroker:
         timestamp_ms: int | None = None,
     ) -> int:
         """Append a record outside any transaction; give its offset."""
-        record = Produce(topic, key, value, partition, headers)
-        log = self.log(self._place(record))
-        log.append(
-            _Entry(
-                self.clock() if timestamp_ms is None else timestamp_ms, key, value, headers, None
-            )
-        )
-        return log.end - 1
+        at_ms = self.clock() if timestamp_ms is None else timestamp_ms
+        return self.log_for(topic, key, partition).append(at_ms, key, value, headers)
+
+    def append_many(
+        self,
+        topic: str,
+        partition: int,
+        keys: Sequence[bytes | None],
+        values: Sequence[bytes | None],
+        timestamps_ms: Sequence[int],
+    ) -> None:
+        """Append records outside any transaction, given as columns of equal length."""
+        self.log(TopicPartition(topic, partition)).extend(timestamps_ms, keys, values)
 
     def records(self, topic: str, partition: int | None = None) -> list[Record]:
         """Give the committed records of a topic, by partition and offset."""
         chosen = range(self.partitions(topic)) if partition is None else [partition]
-        return [
-            Record(topic, p, offset, e.timestamp_ms, e.key, e.value, e.headers)
-            for p in chosen
-            for offset, e in self._logs[topic][p].read(
-                self._logs[topic][p].start, self._logs[topic][p].end
-            )[0]
-        ]
+        logs = [self.log(TopicPartition(topic, number)) for number in chosen]
+        batches = [log.read(log.start, log.end)[0] for log in logs]
+        return [record for batch in batches if batch is not None for record in batch.records()]
 
     def committed(self, group: str) -> dict[TopicPartition, Position]:
         """Give the committed positions of a group."""
         return dict(self.group(group).offsets)
 
     def delete_before(self, topic: str, partition: int, offset: int) -> None:
-        """Delete the records before an offset, as retention does."""
-        self._logs[topic][partition].start = offset
+        """Delete the records before an offset, as retention does; their memory is free."""
+        self.log(TopicPartition(topic, partition)).delete_before(offset)
+
+    def compact(self, topic: str, *, keep_tombstones: bool = False) -> None:
+        """Keep the last value of every key, at its offset, as Kafka's cleaner does in time.
+
+        Tombstones, which Kafka keeps for a day, go unless they are to be kept.
+        """
+        for partition in range(self.partitions(topic)):
+            self.log(TopicPartition(topic, partition)).compact(keep_tombstones=keep_tombstones)
 
     def expel(self, group: str, instance: str) -> None:
         """End the session of a member, as a broker does that hears nothing of it."""
@@ -226,74 +182,81 @@ class MemoryBroker:
 
     def log(self, partition: TopicPartition) -> Log:
         """Give the log of a partition."""
-        logs = self._logs.get(partition.topic, [])
-        if not 0 <= partition.partition < len(logs):
-            raise Misconfigured(f"{partition.topic}/{partition.partition} does not exist")
-        return logs[partition.partition]
+        return self.log_for(partition.topic, None, partition.partition)
 
-    def pending(self, group: str, partition: TopicPartition) -> bool:
-        """Say whether an open transaction holds an offset of the group."""
-        return any(partition in t.offsets.get(group, {}) for t in self._transactions.values())
+    def log_for(self, topic: str, key: bytes | None, partition: int | None) -> Log:
+        """Give the log a record goes to; murmur2 of the key decides where nobody has."""
+        logs = self._logs.get(topic)
+        if logs is None:
+            raise Misconfigured(f"topic {topic} does not exist")
+        if partition is None:
+            partition = (murmur2(key or b"") & 0x7FFFFFFF) % len(logs)
+        if not 0 <= partition < len(logs):
+            raise Misconfigured(f"{topic}/{partition} does not exist")
+        return logs[partition]
 
     def stable_offsets(
-        self, group: str, partitions: list[TopicPartition]
+        self, group: str, partitions: Sequence[TopicPartition]
     ) -> dict[TopicPartition, Position]:
         """Give committed positions once no open transaction decides about them."""
-        if any(self.pending(group, partition) for partition in partitions):
-            raise OffsetsPending("an open transaction holds offsets of this group")
+        self.keep_time()
+        for transaction in self._transactions.values():
+            if not transaction.offsets.get(group, {}).keys().isdisjoint(partitions):
+                raise OffsetsPending("an open transaction holds offsets of this group")
         offsets = self.group(group).offsets
         return {partition: offsets[partition] for partition in partitions if partition in offsets}
+
+    def keep_time(self) -> None:
+        """Abort the transactions that have been open for too long, and fence their owners."""
+        if self._transactions:
+            latest_ms = self.clock() - TRANSACTION_TIMEOUT_MS
+            late = [t for t in self._transactions.values() if t.began_ms < latest_ms]
+            for transaction in late:
+                self.new_epoch(transaction.transactional_id)
 
     def new_epoch(self, transactional_id: str) -> int:
         """Fence the producers of this id and abort what they left open."""
         self._epochs[transactional_id] = self._epochs.get(transactional_id, 0) + 1
-        self.decide(transactional_id, "aborted")
+        transaction = self._transactions.get(transactional_id)
+        if transaction is not None:
+            self.decide(transaction, "aborted")
         return self._epochs[transactional_id]
 
     def epoch(self, transactional_id: str) -> int:
         """Give the epoch that is not fenced."""
         return self._epochs[transactional_id]
 
-    def open(self, transactional_id: str) -> None:
+    def open(self, transactional_id: str) -> Transaction:
         """Open a transaction."""
-        self._transactions[transactional_id] = _Transaction()
-
-    def is_open(self, transactional_id: str) -> bool:
-        """Say whether the id has an open transaction."""
-        return transactional_id in self._transactions
-
-    def add_record(self, transactional_id: str, record: Produce) -> None:
-        """Append a record to the open transaction."""
-        if len(record.value or b"") > LARGE_MESSAGE:
-            raise Stop(f"{record.topic}: message size too large")
-        transaction = self._transactions[transactional_id]
-        place = self._place(record)
-        log = self.log(place)
-        transaction.touched.add(place)
-        log.append(_Entry(self.clock(), record.key, record.value, record.headers, transaction))
+        transaction = Transaction(transactional_id, self.clock())
+        self._transactions[transactional_id] = transaction
+        return transaction
 
     def add_offsets(
-        self, transactional_id: str, offsets: Mapping[TopicPartition, Position], member: Any
+        self, transaction: Transaction, offsets: Mapping[TopicPartition, Position], member: Any
     ) -> None:
-        """Put offsets into the open transaction; the group fences who is no member."""
+        """Put offsets into an open transaction; the group fences who is no member."""
         name, generation, member_id = member
         self.group(name).check(generation, member_id)
         for position in offsets.values():
             if len(position.metadata.encode()) >= METADATA_BYTES:
                 raise TransactionAborted("the metadata of an offset is too large")
-        self._transactions[transactional_id].offsets.setdefault(name, {}).update(offsets)
+        transaction.offsets.setdefault(name, {}).update(offsets)
 
-    def decide(self, transactional_id: str, status: Literal["committed", "aborted"]) -> None:
-        """End the open transaction, if there is one."""
-        transaction = self._transactions.pop(transactional_id, None)
-        if transaction is None:
-            return
+    def decide(self, transaction: Transaction, status: Literal["committed", "aborted"]) -> None:
+        """End an open transaction."""
+        del self._transactions[transaction.transactional_id]
         transaction.status = status
-        for place in sorted(transaction.touched):
-            self.log(place).decide(transaction, self.clock())
+        for log in transaction.runs:
+            log.decide(transaction)
         if status == "committed":
             for group, offsets in transaction.offsets.items():
                 self.group(group).offsets.update(offsets)
+
+    @property
+    def is_scripted(self) -> bool:
+        """Whether a failure of a producer call has been injected."""
+        return bool(self._script)
 
     def play(self, step: Step) -> None:
         """Raise what the script has for this step."""
@@ -305,12 +268,6 @@ class MemoryBroker:
                 self._script[index] = (scripted, after - 1, error)
                 return
 
-    def _place(self, record: Produce) -> TopicPartition:
-        partition = record.partition
-        if partition is None:
-            partition = (murmur2(record.key or b"") & 0x7FFFFFFF) % self.partitions(record.topic)
-        return TopicPartition(record.topic, partition)
-
 
 class MemoryProducer:
     """A transactional producer of a :class:`MemoryBroker`."""
@@ -319,41 +276,64 @@ class MemoryProducer:
         self._broker = broker
         self._id = transactional_id
         self._epoch = broker.new_epoch(transactional_id)
+        self._transaction: Transaction | None = None
 
     def begin(self) -> None:
         """Open a transaction."""
         self._enter("begin")
-        self._broker.open(self._id)
+        if self._transaction is not None:
+            raise Stop("a transaction is open already")
+        self._transaction = self._broker.open(self._id)
 
     def produce(self, record: Produce) -> None:
         """Append a record that nobody sees before the commit."""
-        self._enter("produce")
-        self._broker.add_record(self._id, record)
+        topic, key, value, partition, headers = (
+            record.topic, record.key, record.value, record.partition, record.headers
+        )  # fmt: skip
+        broker, transaction = self._broker, self._transaction
+        if transaction is None or transaction.status != "open" or broker.is_scripted:
+            transaction = self._inside("produce")
+        if value is not None and len(value) > LARGE_MESSAGE:
+            raise Stop(f"{topic}: message size too large")
+        log = broker.log_for(topic, key, partition)
+        log.append(broker.clock(), key, value, headers, transaction)
 
     def send_offsets(self, offsets: Mapping[TopicPartition, Position], group_metadata: Any) -> None:
         """Put consumed offsets into the open transaction."""
-        self._enter("send_offsets")
-        self._broker.add_offsets(self._id, offsets, group_metadata)
+        self._broker.add_offsets(self._inside("send_offsets"), offsets, group_metadata)
 
     def commit(self) -> None:
         """Make the transaction visible."""
-        self._enter("commit")
-        self._broker.decide(self._id, "committed")
+        self._broker.decide(self._inside("commit"), "committed")
+        self._transaction = None
         self._broker.play("committed")
 
     def abort(self) -> None:
         """Abort the open transaction, if there is one."""
         self._enter("abort")
-        self._broker.decide(self._id, "aborted")
+        self._give_up()
 
     def close(self) -> None:
         """Abort what is open."""
         if self._broker.epoch(self._id) == self._epoch:
-            self._broker.decide(self._id, "aborted")
+            self._give_up()
+
+    def _give_up(self) -> None:
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None:
+            self._broker.decide(transaction, "aborted")
 
     def _enter(self, step: Step) -> None:
+        self._broker.keep_time()
         if self._broker.epoch(self._id) != self._epoch:
-            raise Fenced(f"another process has taken the slot {self._id}")
-        if step not in {"begin", "abort"} and not self._broker.is_open(self._id):
-            raise RuntimeError(f"{step} without a transaction")
+            raise Fenced(
+                f"another process has taken the slot {self._id}, or its transaction was open for "
+                "longer than a transaction may take"
+            )
         self._broker.play(step)
+
+    def _inside(self, step: Step) -> Transaction:
+        self._enter(step)
+        if self._transaction is None:
+            raise Stop(f"{step} without a transaction")
+        return self._transaction

@@ -3,7 +3,8 @@
 A rebalance goes as in Kafka's eager protocol: every member gives up what it
 has at its next poll, and only when all have done so the next generation
 begins.  Members with an instance name (static ones) keep their partitions
-when they leave, until they come back or are expelled.
+when they leave, until they come back, their session is over by the broker's
+clock, or they are expelled.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kedge.errors import Fenced, Stop
+from kedge_services.runtime.memory_log import Log
 from kedge_services.runtime.ports import Batch, Position, TopicPartition, TransactionAborted
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ __all__ = ["Group", "MemoryConsumer"]
 
 Callback = Callable[[list[TopicPartition]], None]
 
+#: Ours, see ``kafka_consumer.py``.
+SESSION_TIMEOUT_MS = 6_000
+
 
 @dataclass(slots=True)
 class _Member:
@@ -29,6 +34,7 @@ class _Member:
     instance: str | None
     topics: tuple[str, ...]
     has_joined: bool = False
+    left_ms: int | None = None
     assignment: list[TopicPartition] = field(default_factory=list)
 
 
@@ -57,11 +63,19 @@ class Group:
             member.assignment = former.assignment
         return member.number
 
-    def leave(self, number: int) -> None:
-        """Let a member go; a static one keeps its place."""
+    def leave(self, number: int, now_ms: int) -> None:
+        """Let a member go; a static one keeps its place until its session is over."""
         member = self.members.get(number)
         if member is not None and member.instance is None:
             self._remove(number)
+        elif member is not None:
+            member.left_ms = now_ms
+
+    def end_sessions(self, now_ms: int) -> None:
+        """Remove those that left a session ago and have not come back."""
+        for number, member in list(self.members.items()):
+            if member.left_ms is not None and now_ms - member.left_ms > SESSION_TIMEOUT_MS:
+                self._remove(number)
 
     def expel(self, instance: str) -> None:
         """Remove a static member: its session is over."""
@@ -116,6 +130,8 @@ class MemoryConsumer:
         self._held: list[TopicPartition] = []
         self._positions: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
+        #: What is read, in order; None when it has to be found out anew.
+        self._reading: list[tuple[TopicPartition, Log]] | None = None
         self._turn = 0
 
     def subscribe(
@@ -139,36 +155,35 @@ class MemoryConsumer:
         """Read exactly these partitions from these offsets, outside any group."""
         self._positions = dict(offsets)
         self._paused.clear()
+        self._reading = None
 
     def poll(self, max_records: int, timeout_s: float) -> list[Batch]:  # noqa: ARG002
         """Give what is there, partition by partition, beginning with another one each time."""
+        self._broker.keep_time()
         if self._callbacks is not None:
             self._take_part(*self._callbacks)
-        batches = []
-        order = sorted(self._positions.keys() - self._paused)
+        reading = self._reading
+        if reading is None:
+            read = sorted(self._positions.keys() - self._paused)
+            reading = self._reading = [(p, self._broker.log(p)) for p in read]
         self._turn += 1
-        for index in range(len(order)):
-            partition = order[(index + self._turn) % len(order)]
-            position, log = self._positions[partition], self._broker.log(partition)
+        turn = self._turn % (len(reading) or 1)
+        batches, positions = [], self._positions
+        for partition, log in reading[turn:] + reading[:turn] if turn else reading:
+            position = positions[partition]
             if position < log.start:
                 raise Stop(
                     f"records {position} to {log.start} of {partition.topic}/"
                     f"{partition.partition} were deleted before they were read"
                 )
-            found, self._positions[partition] = log.read(position, max_records)
-            if found:
-                max_records -= len(found)
-                batches.append(
-                    Batch(
-                        topic=partition.topic,
-                        partition=partition.partition,
-                        offsets=[offset for offset, _ in found],
-                        timestamps_ms=[entry.timestamp_ms for _, entry in found],
-                        keys=[entry.key for _, entry in found],
-                        values=[entry.value for _, entry in found],
-                        headers=[entry.headers for _, entry in found],
-                    )
-                )
+            if position == log.end:
+                continue
+            batch, positions[partition] = log.read(position, max_records)
+            if batch is not None:
+                batches.append(batch)
+                max_records -= len(batch)
+                if not max_records:
+                    break
         return batches
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
@@ -178,10 +193,12 @@ class MemoryConsumer:
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
         """Stop handing out records of these partitions."""
         self._paused.update(partitions)
+        self._reading = None
 
     def resume(self, partitions: Sequence[TopicPartition]) -> None:
         """Go on with these partitions."""
         self._paused.difference_update(partitions)
+        self._reading = None
 
     def at_end(self, partition: TopicPartition) -> bool:
         """Say whether everything readable of the partition has been handed out."""
@@ -199,10 +216,11 @@ class MemoryConsumer:
         """Give the group's committed positions; partitions without one are absent."""
         if self._group is None:
             raise ValueError("a consumer without a group has committed nothing")
-        return self._broker.stable_offsets(self._group, list(partitions))
+        return self._broker.stable_offsets(self._group, partitions)
 
     def bounds(self, partition: TopicPartition) -> tuple[int, int]:
         """Give the first offset and the read-uncommitted end offset."""
+        self._broker.keep_time()
         log = self._broker.log(partition)
         return log.start, log.end
 
@@ -217,9 +235,10 @@ class MemoryConsumer:
         if self._callbacks is not None and self._held:
             self._callbacks[1](self._held)
         if self._number:
-            self._members.leave(self._number)
+            self._members.leave(self._number, self._broker.clock())
         self._callbacks, self._generation, self._held = None, -1, []
         self._positions.clear()
+        self._reading = None
 
     @property
     def _members(self) -> Group:
@@ -228,6 +247,7 @@ class MemoryConsumer:
     def _take_part(self, on_assign: Callback, on_revoke: Callback, on_lost: Callback) -> None:
         """Do what a member does at a poll: give up, join, take over."""
         group = self._members
+        group.end_sessions(self._broker.clock())
         member = group.members.get(self._number)
         if member is None and any(
             m.instance == self._instance for m in group.members.values() if m.instance
@@ -247,6 +267,7 @@ class MemoryConsumer:
             self._held = list(member.assignment)
             self._positions = {p: self._broker.log(p).start for p in self._held}
             self._paused = set(self._held)
+            self._reading = None
             on_assign(list(self._held))
 
     def _give_up(self, callback: Callback) -> None:
@@ -255,4 +276,5 @@ class MemoryConsumer:
             callback(held)
         self._positions.clear()
         self._paused.clear()
+        self._reading = None
         self._generation = -1
