@@ -152,13 +152,12 @@ def _ndjson_blocks(path: Path, file: IO[str], wanted: Sequence[str] | None) -> I
     objects = _objects(path, file)
     first = 1
     while rows := list(islice(objects, _ROWS)):
-        names = wanted or list(dict.fromkeys(key for row in rows for key in row))
-        try:
-            columns = {name: [row[name] for row in rows] for name in names}
-        except KeyError as error:
-            name = error.args[0]
-            number, row = next((i, row) for i, row in enumerate(rows) if name not in row)
-            raise _missing(f"{path}: row {first + number}", name, list(row)) from None
+        known = list(dict.fromkeys(key for row in rows for key in row))
+        # As on the wire, what an object leaves out is null; what all leave out is misspelt.
+        for name in wanted or () if first == 1 else ():
+            if name not in known:
+                raise _missing(path, name, known)
+        columns = {name: [row.get(name) for row in rows] for name in wanted or known}
         yield Block(first, len(rows), columns)
         first += len(rows)
 
