@@ -123,8 +123,9 @@ def matches(held: Held, labelled: Labelled) -> bool:
 
     ``-outcome_wait <= outcome time - prediction time < label_horizon``.
     """
+    models = labelled.models
     return -held.wait_ms <= labelled.time_ms - held.time_ms < held.horizon_ms and (
-        labelled.models is None or held.model in labelled.models
+        models is None or held.model in models
     )
 
 
@@ -153,7 +154,10 @@ def _fold(labels: Sequence[Labelled]) -> LabelState | None:
 
 def champion_of(predictions: Sequence[Held], model: str) -> Held | None:
     """Give the first champion by offset; predictions are in offset order."""
-    return next((p for p in predictions if p.champion and p.model == model), None)
+    for held in predictions:
+        if held.champion and held.model == model:
+            return held
+    return None
 
 
 class Pair(NamedTuple):

@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from kedge import Detection, FeatureReference, Measure, Reference
 from kedge_services.core.deltas import DriftDelta, FeatureCounts
@@ -136,14 +135,40 @@ def _judge(feature: str, counter: _Counter, least: float) -> tuple[Measure, Dete
 def _hypergeometric(counter: _Counter) -> float:
     """Give ln p of so many (or so few) of the k + K marked rows falling into the window."""
     k, n = counter.k, counter.n
-    arguments = (n + counter.rows, k + counter.known, n)
+    marked, total = k + counter.known, n + counter.rows
     if k * counter.rows > counter.known * n:
-        ln_p = float(stats.hypergeom.logsf(k - 1, *arguments))
+        ln_p = ln_upper_tail(k, n, marked, total)
     else:
-        ln_p = float(stats.hypergeom.logcdf(k, *arguments))
+        # As few marked rows are as many rows without the mark.
+        ln_p = ln_upper_tail(n - k, n, total - marked, total)
     if counter.both_sides:
         ln_p += math.log(2)
     return rounded(min(0.0, max(ln_p, LEAST_LN_P)))
+
+
+def ln_upper_tail(k: int, n: int, marked: int, total: int) -> float:
+    """Give ln P(at least k of n rows drawn from ``total`` are among the ``marked``).
+
+    The first term from log factorials, the others by their ratio to the one
+    before; beyond the mode, where this is used, they fall fast.
+
+    >>> round(ln_upper_tail(7, 500, 7, 5_500), 6)
+    -16.82363
+    """
+    if k <= max(0, n + marked - total):
+        return 0.0
+    first = _ln_choose(marked, k) + _ln_choose(total - marked, n - k) - _ln_choose(total, n)
+    rest, term = 1.0, 1.0
+    for i in range(k, min(n, marked)):
+        term *= (marked - i) * (n - i) / ((i + 1) * (total - marked - n + i + 1))
+        rest += term
+        if term < rest * 1e-17:
+            break
+    return min(0.0, first + math.log(rest))
+
+
+def _ln_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
 def _gaps(feature: FeatureReference) -> NDArray[np.int64] | None:

@@ -199,6 +199,14 @@ class Join:
 
     def _settle(self, name: str, entry: Entry, now: Entry) -> None:
         """Fold the difference between what an entry is now and what it was."""
+        if not entry.labels and len(now.predictions) == len(now.labels) == 1:
+            # What almost every entry is: one prediction that gets its first label.
+            held, labelled = now.predictions[0], now.labels[0]
+            if matches(held, labelled):
+                self.fold.labelled(held, labelled, 1)
+                self.fold.first_label(held, labelled, self._both(held.model))
+                self._note(name, held.model, now.predictions, labelled, 0)
+            return
         known = len(entry.predictions)
         added = now.predictions[-1].model if known < len(now.predictions) else None
         before: list[LabelState | None] = []
@@ -247,22 +255,27 @@ class Join:
                  else id_state(mine, entry.labels))  # fmt: skip
         if state is None:
             return
+        self._note(name, model, mine, state.current, state.changes)
+
+    def _note(
+        self, name: str, model: str, mine: Sequence[Held], current: Labelled, changes: int
+    ) -> None:
         champion = champion_of(mine, model)
         base = champion or mine[0]
         features = base.features
         if is_nothing(features):
             features = next((h.features for h in mine if not is_nothing(h.features)), NOTHING)
         self.examples[name, model] = ExampleDraft(
-            prediction_id=name,
-            model=model,
-            features=features,
-            label=state.current.label,
-            outputs={held.version: held.output for held in mine},
-            served_by=None if champion is None else champion.version,
-            segments=base.segments,
-            event_time_ms=base.time_ms,
-            label_time_ms=state.current.time_ms,
-            revision=state.changes,
+            name,
+            model,
+            features,
+            current.label,
+            {held.version: held.output for held in mine},
+            None if champion is None else champion.version,
+            base.segments,
+            base.time_ms,
+            current.time_ms,
+            changes,
         )
 
 

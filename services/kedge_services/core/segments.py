@@ -80,7 +80,8 @@ class Segments:
             held = entry.predictions[0]
             if len(entry.predictions) > 1:
                 held = max(entry.predictions, key=lambda p: p.until_ms)
-            segment = segment_of(held.until_ms, held.span_ms)
+            span_ms = max(held.horizon_ms, 0) + held.wait_ms
+            segment = segment_of(held.time_ms + span_ms, span_ms)
         info = self.infos.get(segment)
         if info is None:
             info = self.infos[segment] = SegmentInfo()

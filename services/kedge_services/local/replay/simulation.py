@@ -1,0 +1,212 @@
+"""The run: release what arrives up to a boundary, drain, move on.
+
+::
+
+    arrivals   p p o p | p o p o | p p o          boundaries: pane ends, cell ends
+    clock      --------^---------^--------^       when the loop is closed, slots of
+                     drain     drain    drain     the schedule, ends of trainings
+
+Between two boundaries no service decides anything that a record could be
+answered by, so releasing them together is the same as one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from kedge.codec import encode
+from kedge.errors import UsageError
+from kedge.monitor import Monitor
+from kedge_services.core.schedule import next_slot
+from kedge_services.local.replay.cluster import Cluster, Sent
+from kedge_services.local.replay.stream import (
+    Row,
+    Stream,
+    outcome_value,
+    prediction_value,
+    request_value,
+)
+from kedge_services.local.replay.versions import first_version, served_elsewhere
+from kedge_services.runtime.formats import Predictor
+from kedge_services.runtime.settings import Settings
+
+__all__ = ["Run", "Span", "simulate"]
+
+_MS = timedelta(milliseconds=1)
+#: Nothing is revised for display: every window is written once, when it is final.
+_NEVER_MS = 1 << 42
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The event times a replay covers, and where its last windows end.
+
+    ``first_ms`` and ``last_ms`` are those of predictions, ``labelled_ms`` is
+    that of the last label.
+    """
+
+    first_ms: int
+    last_ms: int
+    labelled_ms: int
+
+    @classmethod
+    def of(cls, stream: Stream) -> Span:
+        """Give the span of a stream with rows."""
+        times = [row.time_ms for row in stream.rows]
+        labelled = [label.time_ms for label in stream.labels]
+        return cls(min(times), max(times), max(labelled, default=max(times)))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that has ended, its cluster still to be read.
+
+    ``warm_up`` and ``live`` are the two parts of the stream; ``first`` is the
+    predictor of the first version where Kedge trained it.
+    """
+
+    cluster: Cluster
+    warm_up: Stream
+    live: Stream
+    span: Span
+    first: Predictor | None
+
+
+def simulate(
+    stream: Stream,
+    monitor: Monitor,
+    settings: Settings,
+    *,
+    closed_loop: bool,
+    partitions: int = 1,
+    tell: Callable[[int], None] = lambda _: None,
+) -> Run:
+    """Replay a stream; the caller closes ``run.cluster``.
+
+    Parameters
+    ----------
+    settings
+        Its ``time`` and ``artefacts`` count.
+    closed_loop
+        Let Kedge train on the warm-up and serve what it trains.
+    partitions
+        Of all topics; without ``closed_loop`` the results do not depend on it.
+    tell
+        Is told the number of rows released so far.
+
+    Raises
+    ------
+    UsageError
+        There are no rows left after the warm-up, or nothing can be trained on it.
+    """
+    learns = closed_loop or monitor.reference.source != "first-events"
+    wanted = monitor.replay.warm_up if monitor.replay is not None and learns else 0
+    warm_up, live = stream.split(wanted)
+    if not len(live):
+        raise UsageError(
+            f"{len(stream)} rows, and the warm-up takes {wanted}: none is left to replay; "
+            "lower [replay] warm_up"
+        )
+    cluster = Cluster(
+        _settings(settings, partitions),
+        monitor,
+        start_ms=live.rows[0].arrival_ms - 1,
+        closed_loop=closed_loop,
+        training_ms=monitor.replay.training_time // _MS if monitor.replay is not None else 0,
+    )
+    first = None
+    if closed_loop:
+        candidate, first = first_version(warm_up, monitor, cluster.artefacts)
+    else:
+        candidate = served_elsewhere(warm_up, monitor, version=live.rows[0].version)
+    cluster.send_by_model("monitors", monitor.model, encode(monitor))
+    cluster.send_by_model("candidates", candidate.request_id, encode(candidate))
+    cluster.run()
+    _release(cluster, live, closed_loop=closed_loop, tell=tell)
+    span = Span.of(live)
+    _finish(cluster, span)
+    return Run(cluster, warm_up, live, span, first)
+
+
+def _settings(settings: Settings, partitions: int) -> Settings:
+    # In one poll a service takes all there is: nothing is decided in between.
+    loop = settings.loop.model_copy(
+        update={"poll_records": 1 << 40, "commit_records": 1 << 40, "commit_interval_ms": _NEVER_MS}
+    )
+    time = settings.time.model_copy(update={"revise_interval_ms": _NEVER_MS})
+    return settings.model_copy(
+        update={
+            "loop": loop,
+            "time": time,
+            "request_partitions": partitions,
+            "model_partitions": partitions,
+            "ordinal": 0,
+        }
+    )
+
+
+def _release(
+    cluster: Cluster, live: Stream, *, closed_loop: bool, tell: Callable[[int], None]
+) -> None:
+    monitor = cluster.monitor
+    # A closed loop answers by what it has learnt, so it is looked at as often
+    # as any service can decide; an open one only where windows end.
+    grid_ms = monitor.cell_ms if closed_loop else monitor.pane_ms
+    value = request_value if closed_loop else prediction_value
+    topic = "requests" if closed_loop else "predictions"
+    sent: dict[str, list[Sent]] = {topic: [], "outcomes": []}
+    rows = 0
+
+    def drain() -> None:
+        cluster.clock.now_ms = boundary_ms
+        for name, records in sent.items():
+            cluster.send_by_request(name, records)
+            records.clear()
+        cluster.run()
+        tell(rows)
+
+    boundary_ms = cluster.clock()
+    for at_ms, _, _, what in live.arrivals():
+        while at_ms >= boundary_ms:
+            drain()
+            boundary_ms = _boundary(cluster, grid_ms, boundary_ms, at_ms)
+        if isinstance(what, Row):
+            rows += 1
+            event = value(what, monitor.model)
+            sent[topic].append(Sent(what.prediction_id, event, at_ms))
+        else:
+            event = outcome_value(what, monitor.model)
+            sent["outcomes"].append(Sent(what.prediction_id, event, at_ms))
+    drain()
+
+
+def _finish(cluster: Cluster, span: Span) -> None:
+    """Move the watermarks past the last window and the last label's horizon."""
+    monitor = cluster.monitor
+    end_ms = max(
+        _after(span.last_ms, monitor.performance_pane_ms), _after(span.labelled_ms, monitor.pane_ms)
+    )
+    end_ms += monitor.cell_ms + monitor.grace_ms
+    cluster.finish(predictions_ms=end_ms, outcomes_ms=end_ms + monitor.horizon_ms)
+
+
+def _after(at_ms: int, step_ms: int) -> int:
+    return at_ms - at_ms % step_ms + step_ms
+
+
+def _boundary(cluster: Cluster, grid_ms: int, now_ms: int, next_ms: int) -> int:
+    """Give the next time at which a service may decide something that matters to a record.
+
+    Where nothing arrives before ``next_ms`` the grid and the schedule are passed
+    over: what is missed is decided at once at the next boundary, like after a
+    pause of the processes.
+    """
+    times = [_after(max(now_ms, next_ms), grid_ms)]
+    retrain = cluster.monitor.retrain
+    if retrain is not None and retrain.schedule is not None:
+        slot_ms = next_slot(retrain.schedule, max(now_ms, next_ms))
+        times += [slot_ms] if slot_ms is not None else []
+    times += [end_ms for end_ms in cluster.ends_ms if end_ms > now_ms]
+    return min(times)

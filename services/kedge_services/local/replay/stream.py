@@ -1,0 +1,231 @@
+"""What arrives, and when: predictions and labels in the order a replay releases them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import islice
+from typing import Any, NamedTuple
+
+import msgspec
+
+from kedge.base import Role, Scalar
+from kedge.errors import UsageError
+from kedge.monitor import Monitor
+from kedge_services.local.files import FileRow
+
+__all__ = [
+    "FILE_VERSION",
+    "Arrival",
+    "Label",
+    "Late",
+    "Row",
+    "Stream",
+    "outcome_value",
+    "prediction_value",
+    "request_value",
+    "stream_of_file",
+]
+
+#: The version whose predictions a file holds.
+FILE_VERSION = "file"
+_encode = msgspec.json.encode
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A prediction: of a file its row, with an answer where the file has one."""
+
+    prediction_id: str
+    time_ms: int
+    arrival_ms: int
+    features: Mapping[str, Scalar | None]
+    output: Mapping[str, Any] | None = None
+    version: str = FILE_VERSION
+    role: Role = "champion"
+    segments: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A label of a prediction; of several the one with the highest time counts."""
+
+    prediction_id: str
+    label: Scalar
+    time_ms: int
+    arrival_ms: int
+
+
+class Late(NamedTuple):
+    """A row that arrived behind the watermark, and by how much."""
+
+    row: Row
+    behind_ms: int
+
+
+class Arrival(NamedTuple):
+    """One thing that arrives; predictions come before labels of the same time."""
+
+    arrival_ms: int
+    is_label: bool
+    number: int
+    what: Row | Label
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Rows and labels, each in the order of arrival.
+
+    Attributes
+    ----------
+    late
+        Rows that were put aside, because they came behind the watermark; whether
+        they did is judged here, before partitioning, so that the number of
+        partitions does not matter.
+    """
+
+    rows: Sequence[Row]
+    labels: Sequence[Label]
+    late: Sequence[Late] = ()
+
+    @classmethod
+    def of(cls, rows: Iterable[Row], labels: Iterable[Label], *, grace_ms: int) -> Stream:
+        """Order what arrives, and put the late rows and their labels aside."""
+        newest_ms: int | None = None
+        kept: list[Row] = []
+        late: list[Late] = []
+        for row in sorted(rows, key=lambda row: row.arrival_ms):
+            behind_ms = 0 if newest_ms is None else newest_ms - grace_ms - row.time_ms
+            newest_ms = row.time_ms if newest_ms is None else max(newest_ms, row.time_ms)
+            if behind_ms > 0:
+                late.append(Late(row, behind_ms))
+            else:
+                kept.append(row)
+        refused = {row.prediction_id for row, _ in late}
+        known = [label for label in labels if label.prediction_id not in refused]
+        return cls(kept, sorted(known, key=lambda label: label.arrival_ms), late)
+
+    def __len__(self) -> int:
+        """Give the number of rows that take part."""
+        return len(self.rows)
+
+    def arrivals(self) -> Iterator[Arrival]:
+        """Give rows and labels by arrival, predictions before outcomes, rows in their order."""
+        both = [Arrival(row.arrival_ms, False, i, row) for i, row in enumerate(self.rows)]
+        both += [Arrival(label.arrival_ms, True, i, label) for i, label in enumerate(self.labels)]
+        both.sort(key=lambda arrival: arrival[:3])
+        return iter(both)
+
+    def split(self, rows: int) -> tuple[Stream, Stream]:
+        """Give the first rows with their labels, and the rest with theirs."""
+        first, rest = self.rows[:rows], self.rows[rows:]
+        ids = {row.prediction_id for row in first}
+        mine = [label for label in self.labels if label.prediction_id in ids]
+        others = [label for label in self.labels if label.prediction_id not in ids]
+        return Stream(first, mine), Stream(rest, others, self.late)
+
+    def label_of(self) -> dict[str, Label]:
+        """Give the label that counts in the end, by prediction id."""
+        found: dict[str, Label] = {}
+        for label in self.labels:
+            known = found.get(label.prediction_id)
+            if known is None or label.time_ms >= known.time_ms:
+                found[label.prediction_id] = label
+        return found
+
+
+def stream_of_file(
+    rows: Iterable[FileRow],
+    monitor: Monitor,
+    *,
+    label_delay: timedelta = timedelta(0),
+    limit: int | None = None,
+    permute: int | None = None,
+) -> Stream:
+    """Let the rows of a file arrive at their event times, and their labels after the delay.
+
+    Parameters
+    ----------
+    limit
+        Take only so many rows from the beginning of the file.
+    permute
+        Seed of a shuffle: what the rows say changes places, the times stay.  What
+        was a drift is then spread over the whole stream: the stationary control.
+
+    Raises
+    ------
+    UsageError
+        There are no rows.
+    """
+    taken = list(islice(rows, limit))
+    if not taken:
+        raise UsageError("the data has no rows")
+    if permute is not None:
+        order = list(range(len(taken)))
+        random.Random(permute).shuffle(order)  # noqa: S311 -- a shuffle that can be repeated
+        taken = [taken[i]._replace(time_ms=taken[at].time_ms) for at, i in enumerate(order)]
+    delay_ms = label_delay // timedelta(milliseconds=1)
+    made, labels = [], []
+    for number, row in enumerate(taken):
+        name = f"row-{number}"
+        output = _output(row, monitor)
+        made.append(Row(name, row.time_ms, row.time_ms, row.features, output))
+        if row.label is not None and monitor.labelled:
+            known_ms = row.time_ms + delay_ms
+            labels.append(Label(name, row.label, known_ms, known_ms))
+    return Stream.of(made, labels, grace_ms=monitor.grace_ms)
+
+
+def prediction_value(row: Row, model: str) -> bytes:
+    """Give the event of a prediction that was made elsewhere."""
+    event: dict[str, Any] = {
+        "prediction_id": row.prediction_id,
+        "model": model,
+        "version": row.version,
+        "role": row.role,
+        "event_time_ms": row.time_ms,
+        "features": row.features,
+    }
+    if row.output is not None:
+        event["output"] = row.output
+    if row.segments:
+        event["segments"] = row.segments
+    return _encode(event)
+
+
+def request_value(row: Row, model: str) -> bytes:
+    """Give the event that asks Kedge's own model for the prediction."""
+    return _encode(
+        {
+            "request_id": row.prediction_id,
+            "model": model,
+            "rows": [row.features],
+            "event_time_ms": row.time_ms,
+            "segments": row.segments,
+        }
+    )
+
+
+def outcome_value(label: Label, model: str) -> bytes:
+    """Give the event of a label."""
+    return _encode(
+        {
+            "prediction_id": label.prediction_id,
+            "model": model,
+            "label": label.label,
+            "event_time_ms": label.time_ms,
+        }
+    )
+
+
+def _output(row: FileRow, monitor: Monitor) -> dict[str, Any] | None:
+    if row.prediction is None:
+        return None
+    if monitor.task == "regression":
+        return {"value": row.prediction}
+    output: dict[str, Any] = {"label": row.prediction}
+    if row.score is not None:
+        output["score"] = row.score
+    return output
