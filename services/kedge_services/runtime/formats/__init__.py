@@ -56,6 +56,10 @@ def load_predictor(version: ModelVersion | Candidate, data: bytes) -> Predictor:
         from kedge_services.runtime.formats import river_json
 
         return river_json.load(data, version.feature_schema, version.classes)
+    if version.artefact.format == "onnx":
+        from kedge_services.runtime.formats import onnx_model
+
+        return onnx_model.load(data, version.feature_schema, version.classes)
     raise UnsafeArtefact(
         f"model {version.model!r}: artefacts of format {version.artefact.format!r} are not loaded "
         "here; serve that version elsewhere"
