@@ -53,6 +53,8 @@ class Client:
     properties
         Further librdkafka properties, e.g. for TLS and SASL.  The ones a
         prediction needs to meet its outcome cannot be changed.
+    headers
+        Put on every record, e.g. for tracing.
 
     Raises
     ------
@@ -69,6 +71,7 @@ class Client:
         max_wait_s: float = 10.0,
         on_error: Callable[[LostEvent], None] | None = None,
         properties: Mapping[str, str | float | bool] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._prefix = prefix
         self._outbox = Outbox(
@@ -77,6 +80,7 @@ class Client:
             max_wait_s=max_wait_s,
             on_error=on_error,
             properties=properties or {},
+            headers=headers or {},
         )
 
     # ------------------------------------------------------------- sending

@@ -51,6 +51,7 @@ class Outbox:
         max_wait_s: float,
         on_error: Callable[[LostEvent], None] | None,
         properties: Mapping[str, str | float | bool],
+        headers: Mapping[str, str],
     ) -> None:
         if wrong := sorted(_FIXED.keys() & properties.keys()):
             raise UsageError(f"{', '.join(wrong)}: fixed by Kedge, leave it out")
@@ -67,6 +68,7 @@ class Outbox:
         except (KafkaException, ValueError, TypeError) as error:
             raise UsageError(f"Kafka properties are not valid: {_why(error)}") from error
         self._servers = servers
+        self._headers: dict[str, str | bytes | None] = {**headers}
         self._max_wait_s = max_wait_s
         self._on_error = on_error
         self._lock = threading.Lock()
@@ -133,7 +135,9 @@ class Outbox:
     def _produce(self, name: str, key: str, value: bytes, deadline: float) -> None:
         while True:
             try:
-                self._producer.produce(name, value, key, on_delivery=self._delivery)
+                self._producer.produce(
+                    name, value, key, on_delivery=self._delivery, headers=self._headers
+                )
             except BufferError:
                 if time.monotonic() >= deadline:
                     waiting = self.waiting - 1  # without this one

@@ -118,6 +118,7 @@ def running(max_pending: int) -> Iterator[World]:
     follower = threading.Thread(target=scorer.follow, args=(stop,))
     follower.start()
     with HttpServer(app, "127.0.0.1", 0) as server:
+        server.open()
         client = httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=10)
         with client:
             world = World(predictors, sent, metrics, models, scorer, client, stop, follower)
@@ -291,7 +292,7 @@ def test_health_readiness_and_metadata(world: World) -> None:
     assert get("/v2/models/nobody/ready").status_code == 404
     assert get("/v2/models/m").json() == {
         "name": "m",
-        "versions": ["k1"],
+        "versions": ["k1", "k2"],
         "platform": "kedge_skops",
         "inputs": [
             {"name": "x", "datatype": "FP64", "shape": [-1]},
@@ -320,6 +321,7 @@ def test_a_port_that_is_taken_is_a_sentence() -> None:
     scorer: Any = None
     app = make_app(scorer, m.Metrics("serving"), is_ready=lambda: True, max_pending=1)
     with HttpServer(app, "127.0.0.1", 0) as first:
+        first.open()
         # It listens by the time it answers.
         httpx.get(f"http://127.0.0.1:{first.port}/v2/health/live", timeout=10)
         with pytest.raises(UsageError, match=f"port {first.port} on 127.0.0.1 cannot be used"):

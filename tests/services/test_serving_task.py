@@ -13,6 +13,7 @@ from kedge.codec import decode, encode
 from kedge.topics import request_partition
 from kedge_services.runtime.ports import Batch, Commit, Record, TaskContext
 from kedge_services.runtime.tables import VersionTable
+from kedge_services.serving.following import Following
 from kedge_services.serving.models import Models, WatchedVersions
 from kedge_services.serving.task import ServingTask
 
@@ -63,10 +64,16 @@ class World:
         )
         for each in versions:
             self.write(each)
+        known = dict.fromkeys(monitors, monitor)
+        following = Following(
+            self.models, known.get,
+            partition=0, partitions=PARTITIONS, max_skew_ms=1_000, noticed=set(),
+        )  # fmt: skip
         self.task = ServingTask(
             TaskContext(0, lambda: self.now_ms, self._refresh, lambda _: PARTITIONS),
             self.models,
-            dict.fromkeys(monitors, monitor).get,
+            known.get,
+            following,
         )
         self.task.start({})
 

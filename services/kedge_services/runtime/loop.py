@@ -95,7 +95,8 @@ class Loop:
         """Whether the tables are read, all tasks restored and few records put aside."""
         return (
             self._is_assigned
-            and all(slot.state == "running" for slot in self._slots.values())
+            # Asked from other threads, too: a list is made in one piece.
+            and all(slot.state == "running" for slot in list(self._slots.values()))
             and not self._committer.limit.exceeded()
         )
 

@@ -90,7 +90,13 @@ UNSENT = Metric(
 SKIPPED_SHADOWS = Metric(
     "kedge_skipped_shadow_predictions_total",
     "counter",
-    "Shadow predictions not made: too many waited, or the version failed.",
+    "Shadow predictions not made: too many waited, they would be late, or the version failed.",
+)
+ELSEWHERE = Metric(
+    "kedge_answers_elsewhere_total",
+    "counter",
+    "Answers given elsewhere in whose shadow versions predicted here, by who gave them.",
+    ("model", "version"),
 )
 UNLOADED = Metric(
     "kedge_unloaded_versions", "gauge", "Versions that should predict and cannot be loaded."
@@ -100,6 +106,19 @@ NOTIFICATIONS = Metric(
     "counter",
     "Notifications by what became of them: delivered, or put aside as undeliverable.",
     ("result",),
+)
+RUNS = Metric(
+    "kedge_runs_total",
+    "counter",
+    "Runs of pipelines elsewhere by what became of them: succeeded, failed, cancelled, late, "
+    "refused, or unusable.",
+    ("result",),
+)
+OPEN_RUNS = Metric(
+    "kedge_open_runs",
+    "gauge",
+    "Runs of pipelines elsewhere that are not over: waiting, starting, queued, running.",
+    ("status",),
 )
 
 CATALOGUE: tuple[Metric, ...] = (
@@ -121,7 +140,10 @@ CATALOGUE: tuple[Metric, ...] = (
     HTTP_SECONDS,
     UNSENT,
     NOTIFICATIONS,
+    RUNS,
+    OPEN_RUNS,
     SKIPPED_SHADOWS,
+    ELSEWHERE,
     UNLOADED,
 )
 

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from kedge.errors import Retry
+from kedge.topics import LARGE_MESSAGE
 from kedge_services.runtime.metrics import Metric
 
 __all__ = [
+    "RECORD_BYTES",
     "Backend",
     "Batch",
     "Clock",
@@ -34,7 +36,12 @@ __all__ = [
     "TaskContext",
     "TopicPartition",
     "TransactionAborted",
+    "out_of_range",
 ]
+
+#: What a record may have at most.  A broker counts what it puts around a record, too,
+#: and what it refuses looks like an abort, after which the same would be sent again.
+RECORD_BYTES = LARGE_MESSAGE - 4_096
 
 
 class TransactionAborted(Retry):
@@ -55,6 +62,17 @@ class TopicPartition(NamedTuple):
 
     topic: str
     partition: int
+
+
+def out_of_range(partition: TopicPartition, offset: int, low: int, end: int) -> str:
+    """Say what is wrong with reading from an offset that is not in ``[low, end]``."""
+    where = f"{partition.topic}/{partition.partition}"
+    if offset < low:
+        return f"records {offset} to {low} of {where} were deleted before they were read"
+    return (
+        f"offset {offset} of {where} lies beyond its end {end}: the topic has been deleted and "
+        "created anew"
+    )
 
 
 class Record(NamedTuple):
@@ -229,7 +247,9 @@ class Service:
 
     ``inputs`` are co-partitioned: one task owns the same partition of each.
     ``changelog`` says whether ``<name>-changelog`` exists.  ``commit_interval_ms``
-    replaces the setting for a service whose answers are waited for.
+    replaces the setting for a service whose answers are waited for.  Inputs
+    ``from_end`` are read from their end by a group that has no position in
+    them: it owes nothing to what came before.
     """
 
     name: str
@@ -238,6 +258,7 @@ class Service:
     make_task: Callable[[TaskContext], Task]
     changelog: bool = True
     commit_interval_ms: int | None = None
+    from_end: frozenset[str] = frozenset()
 
 
 # ------------------------------------------------- what a broker has to offer
@@ -263,7 +284,15 @@ class Consumer(Protocol):
         """Read exactly these partitions from these offsets, outside any group."""
 
     def poll(self, max_records: int, timeout_s: float) -> list[Batch]:
-        """Give what has arrived, grouped by partition, after at most the time-out."""
+        """Give what has arrived, grouped by partition, after at most the time-out.
+
+        Raises
+        ------
+        Stop
+            Records that were to be read have been deleted.
+        Fenced
+            Another process has this member's place in its group.
+        """
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Read this assigned partition from here on."""
@@ -288,7 +317,10 @@ class Consumer(Protocol):
         """
 
     def lag(self, partition: TopicPartition) -> int:
-        """Give the number of offsets up to the last known read-committed end."""
+        """Give the number of offsets up to the last known end; 0 at the end.
+
+        An open transaction may be counted in until the end has been seen.
+        """
 
     def committed(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Position]:
         """Give the group's committed positions; partitions without one are absent.
@@ -325,7 +357,15 @@ class Producer(Protocol):
         """
 
     def produce(self, record: Produce) -> None:
-        """Send a record in the open transaction."""
+        """Send a record in the open transaction.
+
+        Raises
+        ------
+        Stop
+            It has more than :data:`RECORD_BYTES`, or no transaction is open.
+        Misconfigured
+            The topic does not exist.
+        """
 
     def send_offsets(
         self,

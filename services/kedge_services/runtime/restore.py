@@ -62,6 +62,7 @@ class Restorer:
         accept_loss: bool,
     ) -> None:
         self._inputs = service.inputs
+        self._from_end = service.from_end
         self._changelog = f"{service.name}-changelog" if service.changelog else None
         self._consumer = consumer
         self._metrics = metrics
@@ -161,7 +162,7 @@ class Restorer:
                     f"there is state for partition {slot.partition} but no committed offset of "
                     f"{where}: its group has been deleted, or its offsets have expired"
                 )
-            return low
+            return end if topic in self._from_end else low
         if position.offset > end:
             raise Stop(
                 f"the committed offset {position.offset} of {where} lies beyond its end {end}: "

@@ -82,6 +82,12 @@ class ServingSettings(_Section):
     host: str = Field(default="127.0.0.1", description="Where the Open Inference Protocol listens.")
     port: int = Field(default=9180, ge=0, le=65535, description="Its port; 0 takes a free one.")
     max_pending: int = Field(default=1_000, ge=1, description="Requests waiting; beyond: 503.")
+    drain_ms: int = Field(
+        default=3_000,
+        ge=0,
+        description="How long a server that was told to stop still answers by HTTP, no longer "
+        "ready: the time a load balancer needs to notice.",
+    )
 
 
 class TimeSettings(_Section):

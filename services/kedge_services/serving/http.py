@@ -18,7 +18,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import kedge
 from kedge.errors import DeadLetter, UsageError
 from kedge_services.runtime.metrics import HTTP_REQUESTS, Metrics
-from kedge_services.serving.scorer import NoChampion, Scorer, UnknownModel, VersionFailed
+from kedge_services.serving.scorer import (
+    NoChampion,
+    Scorer,
+    UnknownModel,
+    UnknownVersion,
+    VersionFailed,
+)
 
 __all__ = ["HttpServer", "make_app"]
 
@@ -26,11 +32,18 @@ __all__ = ["HttpServer", "make_app"]
 LARGEST_BODY = 8 * 1024 * 1024
 #: Threads that score; more than the processors only helps models that wait.
 WORKERS = 2
-_STATUS = {UnknownModel: 404, NoChampion: 503, VersionFailed: 500}
+#: How long connections that came before the port was closed have to get their turn.
+SETTLE_S = 0.05
+_STATUS = {UnknownModel: 404, UnknownVersion: 404, NoChampion: 503, VersionFailed: 500}
 
 
 def make_app(
-    scorer: Scorer, metrics: Metrics, *, is_ready: Callable[[], bool], max_pending: int
+    scorer: Scorer,
+    metrics: Metrics,
+    *,
+    is_ready: Callable[[], bool],
+    max_pending: int,
+    is_draining: Callable[[], bool] = lambda: False,
 ) -> FastAPI:
     """Make the web application.
 
@@ -40,33 +53,47 @@ def make_app(
         Whether the versions are known and the champions loaded.
     max_pending
         Requests scored or waiting for it; beyond: 503.
+    is_draining
+        Whether the server will stop: every answer then closes its connection, so
+        that its client looks for another server before this one is gone.
     """
     app = FastAPI(title="Kedge serving", version=kedge.__version__, docs_url=None, redoc_url=None)
     api = _Api(scorer, is_ready, max_pending)
     app.add_api_route("/v2", api.server)
     app.add_api_route("/v2/health/live", api.live)
     app.add_api_route("/v2/health/ready", api.ready)
+    # Before the routes of models, whose names may have slashes; those of versions have none.
+    version = "/v2/models/{model:path}/versions/{version}"
+    app.add_api_route(f"{version}/ready", api.model_ready)
+    app.add_api_route(f"{version}/infer", api.infer, methods=["POST"])
+    app.add_api_route(version, api.describe)
     app.add_api_route("/v2/models/{model:path}/ready", api.model_ready)
     app.add_api_route("/v2/models/{model:path}/infer", api.infer, methods=["POST"])
     app.add_api_route("/v2/models/{model:path}", api.describe)
     app.add_exception_handler(DeadLetter, _refused)
     for kind in _STATUS:
         app.add_exception_handler(kind, _unanswered)
-    app.add_middleware(_Counted, metrics=metrics)
+    app.add_middleware(_Answers, metrics=metrics, is_draining=is_draining)
     return app
 
 
-class _Counted:
-    """Counts answers by status; plain ASGI, because Starlette's own way costs a task each."""
+class _Answers:
+    """Counts answers by status, and lets the last ones close their connections.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    Plain ASGI, because Starlette's own way costs a task each.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, is_draining: Callable[[], bool]) -> None:
         self._app = app
         self._metrics = metrics
+        self._is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._metrics.add(HTTP_REQUESTS, code=str(message["status"]))
+                if self._is_draining():
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         await self._app(scope, receive, counted)
@@ -91,14 +118,14 @@ class _Api:
         ready = self._is_ready()
         return JSONResponse({"ready": ready}, 200 if ready else 503)
 
-    async def model_ready(self, model: str) -> dict[str, Any]:
-        self._scorer.champion(model)
+    async def model_ready(self, model: str, version: str | None = None) -> dict[str, Any]:
+        self._scorer.find(model, version)
         return {"name": model, "ready": True}
 
-    async def describe(self, model: str) -> dict[str, Any]:
-        return self._scorer.describe(model)
+    async def describe(self, model: str, version: str | None = None) -> dict[str, Any]:
+        return self._scorer.describe(model, version)
 
-    async def infer(self, model: str, request: Request) -> JSONResponse:
+    async def infer(self, model: str, request: Request, version: str | None = None) -> JSONResponse:
         if "inference-header-content-length" in request.headers:
             raise DeadLetter("unsupported-format", "binary tensors are not read; send JSON")
         if self._pending >= self._max_pending:
@@ -108,7 +135,8 @@ class _Api:
         try:
             body = await _body(request)
             loop = asyncio.get_running_loop()
-            answer = await loop.run_in_executor(self._pool, self._scorer.infer, model, body)
+            score = self._scorer.infer
+            answer = await loop.run_in_executor(self._pool, score, model, body, version)
         finally:
             self._pending -= 1
         return JSONResponse(answer)
@@ -136,8 +164,22 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
+class _Server(uvicorn.Server):
+    """A server that, when it stops, forgets nobody who has connected already."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        # Connections taken just before are not among the server's yet, and it waits
+        # for none but those.
+        await asyncio.sleep(SETTLE_S)
+        await super().shutdown(sockets)
+
+
 class HttpServer:
     """Runs an application in a thread of its own, so that signals stay with the caller.
+
+    The port is taken at once; before :meth:`open` a connection to it is refused.
 
     Raises
     ------
@@ -158,18 +200,23 @@ class HttpServer:
         config = uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
+        self._is_open = False
 
     def __enter__(self) -> Self:
-        """Begin to answer."""
-        self._thread.start()
+        """Hold the port."""
         return self
+
+    def open(self) -> None:
+        """Begin to answer."""
+        self._is_open = True
+        self._thread.start()
 
     @property
     def is_alive(self) -> bool:
-        """Say whether it runs."""
-        return self._thread.is_alive()
+        """Say whether it runs, if it should."""
+        return not self._is_open or self._thread.is_alive()
 
     def __exit__(
         self,
@@ -179,7 +226,8 @@ class HttpServer:
     ) -> None:
         """Finish the requests at hand and stop."""
         self._server.should_exit = True
-        self._thread.join()
+        if self._is_open:
+            self._thread.join()
         self._socket.close()
 
     def _run(self) -> None:

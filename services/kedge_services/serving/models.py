@@ -17,6 +17,8 @@ __all__ = ["Lineup", "Loaded", "Models", "WatchedVersions"]
 
 #: Seconds after which an artefact that could not be loaded is tried again.
 RETRY_S = 10.0
+#: How the registry's record shows that a version was champion once.
+_FORMER = frozenset({"watch", "watch-over", "rolled-back", "superseded"})
 _log = structlog.get_logger(__name__)
 
 
@@ -27,6 +29,11 @@ class Loaded:
     version: ModelVersion
     predictor: Predictor
 
+    @property
+    def name(self) -> str:
+        """The version's name."""
+        return self.version.version
+
 
 @dataclass(frozen=True, slots=True)
 class Lineup:
@@ -35,15 +42,44 @@ class Lineup:
     Attributes
     ----------
     champion
-        Answers; the one before it goes on when the artefact of a new champion
-        cannot be loaded.  None when there is no artefact to serve.
+        Answers requests.  When the registry's champion has no artefact, or one that
+        cannot be loaded, that is who served before it; None when there is nobody.
+    contenders
+        The registry's champion and the versions in shadow, those that are loaded.
+    appointed
+        The registry's champion, whether it can answer or not.
+    elsewhere
+        Whether that one has no artefact: it is served elsewhere.
     missing
         Why a version that should predict does not, by version.
     """
 
     champion: Loaded | None = None
-    shadows: tuple[Loaded, ...] = ()
+    contenders: tuple[Loaded, ...] = ()
+    appointed: str | None = None
+    elsewhere: bool = False
     missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def shadows(self) -> tuple[Loaded, ...]:
+        """Who predicts beside the champion."""
+        return self.contenders if self.champion is None else self.beside(self.champion.name)
+
+    def beside(self, version: str) -> tuple[Loaded, ...]:
+        """Give who predicts in the shadow of an answer of this version."""
+        return tuple(each for each in self.contenders if each.name != version)
+
+    @property
+    def names(self) -> list[str]:
+        """The versions that may be asked by their name, first the one that answers."""
+        first = [] if self.champion is None else [self.champion.name]
+        return [*first, *(each.name for each in self.shadows)]
+
+    def find(self, version: str) -> Loaded | None:
+        """Give a version that may be asked by its name."""
+        if self.champion is not None and self.champion.name == version:
+            return self.champion
+        return next((each for each in self.contenders if each.name == version), None)
 
 
 class Models:
@@ -74,6 +110,11 @@ class Models:
     def lineup(self, model: str) -> Lineup | None:
         """Give who predicts now; None for a model that has no version."""
         return self._lineups.get(model)
+
+    @property
+    def has_contenders(self) -> bool:
+        """Say whether any model has a version here that could predict beside another."""
+        return any(lineup.contenders for lineup in list(self._lineups.values()))
 
     @property
     def is_settled(self) -> bool:
@@ -121,49 +162,70 @@ class Models:
 
     def _arrange(self, model: str, versions: Sequence[ModelVersion]) -> None:
         alive = [v for v in versions if v.status in ("champion", "shadow")]
-        champions = [v for v in alive if v.status == "champion"]
         loaded: dict[str, Loaded] = {}
         missing: dict[str, str] = {}
         for version in alive:
-            try:
-                loaded[version.version] = Loaded(version, self._predictor(version))
-            except Exception as error:  # noqa: BLE001 -- a bad artefact must not stop the others
-                missing[version.version] = f"{type(error).__name__}: {error}"
-                self._complain(model, version, missing[version.version])
-        before = self._lineups.get(model, Lineup())
-        champion = None
-        if champions:
-            # Between the two records of a promotion the later champion counts.
-            champion = loaded.get(champions[-1].version, before.champion)
-        shadows = tuple(
+            if version.artefact is not None:
+                found = self._open(version)
+                if isinstance(found, Loaded):
+                    loaded[version.version] = found
+                else:
+                    missing[version.version] = found
+                    self._complain(version, found)
+        # Between the two records of a promotion the later champion counts.
+        champion = next((v for v in reversed(alive) if v.status == "champion"), None)
+        contenders = tuple(
             each for each in loaded.values()
-            if each.version.status == "shadow"
-            and (champion is None or each.version.version != champion.version.version)
+            if each.version is champion or each.version.status == "shadow"
         )  # fmt: skip
-        if champion is not None and champion.version.version != _name(before.champion):
-            _log.info("a version serves", model=model, version=champion.version.version)
-        self._lineups[model] = Lineup(champion, shadows, missing)
-        kept = {*loaded, *([champion.version.version] if champion else [])}
+        before = self._lineups.get(model, Lineup()).champion
+        answering = None
+        if champion is not None:
+            answering = loaded.get(champion.version) or self._stand_in(before, versions)
+        if answering is not None and (before is None or answering.name != before.name):
+            _log.info("a version serves", model=model, version=answering.name)
+        self._lineups[model] = Lineup(
+            champion=answering,
+            contenders=contenders,
+            appointed=None if champion is None else champion.version,
+            elsewhere=champion is not None and champion.artefact is None,
+            missing=missing,
+        )
+        kept = {*loaded, *([answering.name] if answering else [])}
         for key in [key for key in self._predictors if key[0] == model and key[1] not in kept]:
             del self._predictors[key]
 
-    def _predictor(self, version: ModelVersion) -> Predictor:
+    def _open(self, version: ModelVersion) -> Loaded | str:
+        """Give a version with its predictor, or why there is none."""
         key = (version.model, version.version)
-        if key not in self._predictors:
-            self._predictors[key] = self._load(version)
-        return self._predictors[key]
+        try:
+            if key not in self._predictors:
+                self._predictors[key] = self._load(version)
+        except Exception as error:  # noqa: BLE001 -- a bad artefact must not stop the others
+            return f"{type(error).__name__}: {error}"
+        return Loaded(version, self._predictors[key])
 
-    def _complain(self, model: str, version: ModelVersion, why: str) -> None:
-        known = self._lineups.get(model, Lineup()).missing.get(version.version)
-        if known != why and version.artefact is not None:
+    def _stand_in(self, before: Loaded | None, versions: Sequence[ModelVersion]) -> Loaded | None:
+        """Give who answers for a champion that cannot: who did, else the latest former champion.
+
+        The latter finds the same version after a restart.
+        """
+        if before is not None and any(v.version == before.name for v in versions):
+            return before
+        for version in reversed(versions):
+            is_former = version.evidence.get("decision") in _FORMER or version.status == "champion"
+            if is_former and version.artefact is not None:
+                found = self._open(version)
+                if isinstance(found, Loaded):
+                    return found
+        return None
+
+    def _complain(self, version: ModelVersion, why: str) -> None:
+        if self._lineups.get(version.model, Lineup()).missing.get(version.version) != why:
             _log.error(
                 "an artefact cannot be loaded; whoever served goes on",
-                model=model, version=version.version, why=why,
+                model=version.model, version=version.version, why=why,
             )  # fmt: skip
-
-
-def _name(loaded: Loaded | None) -> str | None:
-    return None if loaded is None else loaded.version.version
 
 
 class WatchedVersions:
@@ -179,5 +241,6 @@ class WatchedVersions:
         """Take one record."""
         self._versions.apply(record)
         model = (record.key or b"").decode(errors="replace").rpartition("/")[0]
-        if versions := self._versions.of(model):
+        versions = self._versions.of(model)
+        if versions or self._models.lineup(model) is not None:
             self._models.update(model, versions)

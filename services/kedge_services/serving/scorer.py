@@ -22,7 +22,15 @@ from kedge_services.runtime.ports import Clock
 from kedge_services.serving.models import Lineup, Loaded, Models
 from kedge_services.serving.scoring import Rows, no_champion, predict, predictions
 
-__all__ = ["NoChampion", "Outbox", "Scorer", "Sender", "UnknownModel", "VersionFailed"]
+__all__ = [
+    "NoChampion",
+    "Outbox",
+    "Scorer",
+    "Sender",
+    "UnknownModel",
+    "UnknownVersion",
+    "VersionFailed",
+]
 
 IDLE_S = 0.25
 _log = structlog.get_logger(__name__)
@@ -30,6 +38,10 @@ _log = structlog.get_logger(__name__)
 
 class UnknownModel(LookupError):
     """Nobody has declared or registered a model of this name."""
+
+
+class UnknownVersion(LookupError):
+    """The model has no such version, or none that is loaded here."""
 
 
 class NoChampion(LookupError):
@@ -118,56 +130,62 @@ class Scorer:
         self._metrics = metrics
         self._clock = clock
         self._follow_ups: queue.Queue[_FollowUp] = queue.Queue(max_pending)
+        #: Whether any request came.
+        self.was_asked = False
 
-    def infer(self, model: str, body: bytes) -> dict[str, Any]:
-        """Answer a request with the champion and see to everything else.
+    def infer(self, model: str, body: bytes, version: str | None = None) -> dict[str, Any]:
+        """Answer a request and see to everything else.
+
+        The champion answers, or the version that is asked for by its name; the
+        others predict in its shadow.
 
         Raises
         ------
         DeadLetter
             The request is wrong.
-        UnknownModel, NoChampion, VersionFailed
+        UnknownModel, UnknownVersion, NoChampion, VersionFailed
             It cannot be answered.
         """
+        self.was_asked = True
         started, now_ms = time.perf_counter(), self._clock()
-        lineup, champion = self.champion(model)
-        found = decode_request(body, champion.version.feature_schema, self._also(model, lineup))
+        lineup, asked = self.find(model, version)
+        found = decode_request(body, asked.version.feature_schema, self._also(model, lineup))
         shown = uuid.uuid4().hex if found.request_id is None else found.request_id
         segments = found.parameters.get("segments") or {}
         request = Rows(shown.replace("#", "%23"), model, found.rows, now_ms, _segments(segments))
         try:
-            outputs = predict(champion, request.rows)
+            outputs = predict(asked, request.rows)
         except DeadLetter as error:
             raise VersionFailed(error.detail) from error
-        tensors = encode_outputs(outputs, champion.version.classes, found.outputs)
+        tensors = encode_outputs(outputs, asked.version.classes, found.outputs)
         latency_ms = (time.perf_counter() - started) * 1_000
         self._metrics.observe(m.HTTP_SECONDS, latency_ms / 1_000)
         self._outbox.send(
-            predictions(request, champion, outputs, role="champion", latency_ms=latency_ms)
+            predictions(request, asked, outputs, role="champion", latency_ms=latency_ms)
         )
-        if lineup.shadows:
+        if shadows := lineup.beside(asked.name):
             try:
-                self._follow_ups.put_nowait(_FollowUp(request, lineup.shadows))
+                self._follow_ups.put_nowait(_FollowUp(request, shadows))
             except queue.Full:
-                self._metrics.add(m.SKIPPED_SHADOWS, len(request.rows) * len(lineup.shadows))
+                self._metrics.add(m.SKIPPED_SHADOWS, len(request.rows) * len(shadows))
         return {
             "model_name": model,
-            "model_version": champion.version.version,
+            "model_version": asked.name,
             "id": shown,
             "parameters": {"prediction_id": request.request_id},
             "outputs": tensors,
         }
 
-    def describe(self, model: str) -> dict[str, Any]:
-        """Give the model's metadata.
+    def describe(self, model: str, name: str | None = None) -> dict[str, Any]:
+        """Give the metadata of the champion, or of the version of this name.
 
         Raises
         ------
-        UnknownModel, NoChampion
+        UnknownModel, UnknownVersion, NoChampion
             There is nothing to describe.
         """
-        _, champion = self.champion(model)
-        version = champion.version
+        lineup, asked = self.find(model, name)
+        version = asked.version
         is_regression, is_binary = not version.classes, len(version.classes) == 2
         outputs = [{"name": "predict", "datatype": "FP64" if is_regression else "BYTES"}]
         if not is_regression:
@@ -175,7 +193,7 @@ class Scorer:
             outputs.append({"name": name, "datatype": "FP64"})
         return {
             "name": model,
-            "versions": [version.version],
+            "versions": lineup.names,
             "platform": f"kedge_{version.artefact.format if version.artefact else 'unknown'}",
             "inputs": metadata(version.feature_schema),
             "outputs": [
@@ -184,20 +202,25 @@ class Scorer:
             ],
         }
 
-    def champion(self, model: str) -> tuple[Lineup, Loaded]:
-        """Give who answers now.
+    def find(self, model: str, version: str | None = None) -> tuple[Lineup, Loaded]:
+        """Give who answers now, or the version of this name.
 
         Raises
         ------
-        UnknownModel, NoChampion
+        UnknownModel, UnknownVersion, NoChampion
             Nobody does.
         """
         lineup = self._models.lineup(model)
-        if lineup is not None and lineup.champion is not None:
-            return lineup, lineup.champion
         if lineup is None and self._monitor_of(model) is None:
             raise UnknownModel(f"there is no model {model!r}")
-        raise NoChampion(no_champion(model, lineup))
+        lineup = lineup or Lineup()
+        found = lineup.champion if version is None else lineup.find(version)
+        if found is not None:
+            return lineup, found
+        if version is None:
+            raise NoChampion(no_champion(model, lineup))
+        known = ", ".join(lineup.names) or "none"
+        raise UnknownVersion(f"{model!r} has no version {version!r} here; there are: {known}")
 
     def follow(self, stop: threading.Event) -> None:
         """Let the shadows predict what was answered, until ``stop``; then finish what waits."""
@@ -224,8 +247,9 @@ class Scorer:
         also: dict[str, Kind] = {}
         if (monitor := self._monitor_of(model)) is not None:
             also |= {name: feature.type for name, feature in monitor.features.items()}
-        for shadow in lineup.shadows:
-            also |= {column.name: column.type for column in shadow.version.feature_schema}
+        champion = () if lineup.champion is None else (lineup.champion,)
+        for other in (*lineup.contenders, *champion):
+            also |= {column.name: column.type for column in other.version.feature_schema}
         return also
 
 

@@ -11,7 +11,10 @@ from kedge.errors import DeadLetter
 from kedge_services.runtime.formats import Row
 from kedge_services.serving.models import Lineup, Loaded
 
-__all__ = ["Rows", "no_champion", "predict", "predict_apart", "predictions"]
+__all__ = ["ORIGIN", "Rows", "no_champion", "predict", "predict_apart", "predictions"]
+
+#: The header of every prediction made here: nobody has to follow it, see ``following``.
+ORIGIN = ("kedge-origin", b"serving")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,9 @@ def predictions(
 
 def no_champion(model: str, lineup: Lineup | None) -> str:
     """Say in a sentence why nobody answers for a model."""
-    missing = lineup.missing if lineup else {}
-    why = "; ".join(f"{version}: {reason}" for version, reason in missing.items())
+    lineup = lineup or Lineup()
+    reasons = [f"{version}: {reason}" for version, reason in lineup.missing.items()]
+    if lineup.elsewhere:
+        reasons.insert(0, f"{lineup.appointed}, its champion, is served elsewhere")
+    why = "; ".join(reasons)
     return f"no version of {model!r} can answer" + (why and f" ({why})")

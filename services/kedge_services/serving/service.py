@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
 
 import structlog
 
@@ -19,8 +18,10 @@ from kedge_services.runtime.loop import Loop
 from kedge_services.runtime.ports import Service
 from kedge_services.runtime.settings import Settings
 from kedge_services.serving.http import HttpServer, make_app
+from kedge_services.serving.lifetime import Lifetime, beside
 from kedge_services.serving.parts import Serving
 from kedge_services.serving.scorer import Outbox, Scorer
+from kedge_services.serving.scoring import ORIGIN
 
 __all__ = ["make", "run"]
 
@@ -48,10 +49,13 @@ def run(settings: Settings, stop: threading.Event) -> None:
     metrics = m.Metrics(serving.service.name)
     loop = Loop(serving.service, KafkaBackend(settings), settings, wall_clock, metrics)
 
-    def is_ready() -> bool:
+    def is_able() -> bool:
         # The loop is not, before it has read the tables to their end.
-        metrics.set(m.UNLOADED, serving.models.unloaded)
         return loop.is_ready and serving.models.is_settled
+
+    def is_ready() -> bool:
+        metrics.set(m.UNLOADED, serving.models.unloaded)
+        return lifetime.is_ready and loop.is_ready
 
     def is_alive() -> bool:
         return http.is_alive and time.monotonic() - loop.stepped_s < STUCK_S
@@ -61,42 +65,40 @@ def run(settings: Settings, stop: threading.Event) -> None:
         prefix=settings.prefix,
         properties=settings.kafka.properties,
         on_error=lambda _: metrics.add(m.UNSENT),
+        headers={ORIGIN[0]: ORIGIN[1].decode()},
     )
     outbox = Outbox(client, metrics)
     limit = settings.serving.max_pending
     scorer = Scorer(
         serving.models, serving.monitors.get, outbox, metrics, clock=wall_clock, max_pending=limit
     )
-    app = make_app(scorer, metrics, is_ready=is_ready, max_pending=limit)
+    app = make_app(
+        scorer,
+        metrics,
+        is_ready=lambda: lifetime.is_ready,
+        max_pending=limit,
+        is_draining=lambda: lifetime.is_draining,
+    )
     http = HttpServer(app, settings.serving.host, settings.serving.port)
+    lifetime = Lifetime(
+        is_able=is_able,
+        open_port=http.open,
+        was_asked=lambda: scorer.was_asked,
+        drain_s=settings.serving.drain_ms / 1_000,
+    )
     health = health_app(metrics, is_alive=is_alive, is_ready=is_ready)
     with (
         contextlib.closing(outbox),
-        _beside(serving.models.run, wake=serving.models.wake),
-        _beside(scorer.follow),
+        beside(serving.models.run, wake=serving.models.wake),
+        beside(scorer.follow),
         http,
         HealthServer(health, host=settings.host, port=settings.port) as server,
+        beside(lambda done: lifetime.run(stop, done)),
     ):
         _log.info(
             "started",
             http=f"http://{http.host}:{http.port}/v2",
             health=f"http://{settings.host}:{server.port}",
         )
-        loop.run(stop)
+        loop.run(lifetime.ended)
     _log.info("stopped")
-
-
-@contextlib.contextmanager
-def _beside(
-    work: Callable[[threading.Event], None], wake: Callable[[], None] = lambda: None
-) -> Iterator[None]:
-    """Run ``work`` in a thread; it ends when its event is set and it was woken."""
-    done = threading.Event()
-    thread = threading.Thread(target=work, args=(done,), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        wake()
-        thread.join()

@@ -1,4 +1,8 @@
-"""One partition of requests: every request becomes predictions on the same partition."""
+"""One partition of requests: every request becomes predictions on the same partition.
+
+The same partition of predictions is read beside it, see
+:mod:`kedge_services.serving.following`.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,9 @@ from kedge.topics import request_id, request_partition
 from kedge_services.core.tensors import LONGEST_ID
 from kedge_services.runtime.dead_letters import dead_letter
 from kedge_services.runtime.ports import Batch, Commit, Position, Produce, Record, TaskContext
+from kedge_services.serving.following import Following
 from kedge_services.serving.models import Loaded, Models
-from kedge_services.serving.scoring import Rows, no_champion, predict_apart, predictions
+from kedge_services.serving.scoring import ORIGIN, Rows, no_champion, predict_apart, predictions
 
 __all__ = ["ServingTask"]
 
@@ -36,10 +41,12 @@ class ServingTask:
         context: TaskContext,
         models: Models,
         monitor_of: Callable[[str], Monitor | None],
+        following: Following,
     ) -> None:
         self._context = context
         self._models = models
         self._monitor_of = monitor_of
+        self._following = following
         self._partitions = context.partitions("requests")
         self._refreshed_ms = -REFRESH_MS
         self._outputs: list[Produce] = []
@@ -47,18 +54,28 @@ class ServingTask:
     def restore(self, batch: Batch) -> None:
         """Take nothing: there is no state."""
 
-    def start(self, positions: Mapping[str, Position]) -> Mapping[str, int]:  # noqa: ARG002
-        """Ask for nothing again, but wait until the champions are loaded."""
+    def start(self, positions: Mapping[str, Position]) -> Mapping[str, int]:
+        """Ask for nothing again, but wait until the champions are loaded.
+
+        Whoever had this partition before may have known of a later promotion than
+        this process does: the versions in its answers must not go back.
+        """
+        self._context.refresh()
         self._models.settle()
+        position = positions.get("predictions")
+        self._following.start(None if position is None else position.offset)
         return {}
 
     def replay(self, batch: Batch) -> None:
         """Take nothing."""
 
     def process(self, batch: Batch) -> None:
-        """Answer a batch with one call a version."""
+        """Answer a batch of requests with one call a version; let answers from elsewhere wait."""
         if not self._models.in_background:
             self._models.settle()
+        if batch.topic == "predictions":
+            self._following.take(batch)
+            return
         fates: list[Rows | DeadLetter] = []
         by_model: dict[str, list[int]] = {}
         for i, record in enumerate(batch.records()):
@@ -84,16 +101,18 @@ class ServingTask:
                 self._send(record, fate, answer)
 
     def tick(self, now_ms: int, at_end: Mapping[str, bool]) -> None:
-        """Do nothing."""
+        """Follow some of the answers from elsewhere."""
+        self._following.work(now_ms, at_end=at_end.get("predictions", False))
 
     def paused(self) -> frozenset[str]:
-        """Read everything."""
-        return frozenset()
+        """Read no answers from elsewhere while too many wait."""
+        return frozenset({"predictions"}) if self._following.is_full else frozenset()
 
     def commit(self) -> Commit:
         """Give the predictions made since."""
-        outputs, self._outputs = self._outputs, []
-        return Commit(outputs=outputs)
+        commit = self._following.commit(self._context.clock())
+        commit.outputs, self._outputs = [*self._outputs, *commit.outputs], []
+        return commit
 
     def committed(self) -> None:
         """Do nothing: there is no store."""
@@ -156,7 +175,7 @@ class ServingTask:
         for role, loaded, outputs in answer:
             for event in predictions(request, loaded, outputs, role=role, latency_ms=latency_ms):
                 self._outputs.append(
-                    Produce("predictions", record.key, encode(event), record.partition)
+                    Produce("predictions", record.key, encode(event), record.partition, (ORIGIN,))
                 )
 
     def _refuse(self, record: Record, error: DeadLetter) -> None:
