@@ -17,11 +17,10 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from kedge.errors import BrokerUnavailable, Fenced, KedgeError, Misconfigured, Stop
-from kedge.topics import LARGE_MESSAGE
 from kedge_services.runtime import ports
 from kedge_services.runtime.admin import client_properties
 from kedge_services.runtime.kafka_consumer import PASSING, KafkaConsumer
-from kedge_services.runtime.ports import Position, Produce, TransactionAborted
+from kedge_services.runtime.ports import RECORD_BYTES, Position, Produce, TransactionAborted
 from kedge_services.runtime.settings import Settings
 
 __all__ = ["KafkaBackend", "KafkaProducer", "next_move"]
@@ -30,9 +29,9 @@ T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
-#: A call of a transaction that takes longer counts as failed.  Together they stay
+#: A call that takes longer counts as failed.  Those of a transaction stay together
 #: below 20 % of max.poll.interval.ms (300 s), the budget of a revocation.
-_CALL_S = 15.0
+_PATIENCE_S = 15.0
 #: How often it is said that no broker answers.
 _SAY_AGAIN_S = 10.0
 
@@ -64,7 +63,7 @@ _PRODUCER: dict[str, Any] = {
     # A dead process holds the last stable offset back no longer than this.
     "transaction.timeout.ms": 6_000,
     "compression.type": "zstd",
-    "message.max.bytes": LARGE_MESSAGE,
+    "message.max.bytes": RECORD_BYTES,
     # Transactions are sent whole: nothing is gained by sending the first bytes early.
     "linger.ms": 5,
     "queue.buffering.max.messages": 500_000,
@@ -76,10 +75,11 @@ class KafkaBackend:
     """Kafka as the settings name it; connects when the first client is asked for something.
 
     Topics, groups and transactional ids get the settings' prefix here.
-    ``patience_s`` is how long an answer is waited for before nobody is there.
+    ``patience_s`` is how long any answer is waited for; then nobody is there, or,
+    in a transaction, nobody knows how it ended.
     """
 
-    def __init__(self, settings: Settings, *, patience_s: float = 15.0) -> None:
+    def __init__(self, settings: Settings, *, patience_s: float = _PATIENCE_S) -> None:
         self._patience_s = patience_s
         self._properties = {
             **_COMMON,
@@ -246,7 +246,7 @@ class KafkaProducer:
     unavailable
         Makes the error that says that nobody answers.
     patience_s
-        How long the first answer is waited for.
+        How long any answer is waited for.
 
     Raises
     ------
@@ -290,7 +290,7 @@ class KafkaProducer:
             except BufferError:
                 self._producer.poll(0.05)
             except KafkaException as error:
-                self._fail(error)
+                self._fail(self._cause_of(error), f" a record for {name}")
             else:
                 return
 
@@ -307,11 +307,13 @@ class KafkaProducer:
             )
             for place, position in offsets.items()
         ]
-        self._call(self._producer.send_offsets_to_transaction, positions, group_metadata, _CALL_S)
+        self._call(
+            self._producer.send_offsets_to_transaction, positions, group_metadata, self._patience_s
+        )
 
     def commit(self) -> None:
         """Commit; after a time-out nobody knows, so the producer is replaced."""
-        self._call(self._producer.commit_transaction, _CALL_S)
+        self._call(self._producer.commit_transaction, self._patience_s)
         self._is_open = False
 
     def abort(self) -> None:
@@ -319,20 +321,22 @@ class KafkaProducer:
         if not self._is_open:
             return
         self._is_open = False
+        failing = self._producer
         try:
             # An abort must not overtake what is still on its way (librdkafka #4849).
-            self._producer.purge(in_queue=True, in_flight=False)
-            self._producer.flush(_CALL_S)
-            self._call(self._producer.abort_transaction, _CALL_S)
+            self._call(failing.purge, True, False)
+            self._call(failing.flush, self._patience_s)
+            self._call(failing.abort_transaction, self._patience_s)
         except TransactionAborted:
-            self._replace()
+            if self._producer is failing:
+                self._replace()
 
     def close(self) -> None:
         """Abort what is open and give up the connection."""
         if self._is_open:
             self._is_open = False
             try:
-                self._producer.abort_transaction(_CALL_S)
+                self._producer.abort_transaction(self._patience_s)
             except KafkaException:
                 return  # the next producer of this id, or the time-out, ends it
 
@@ -361,7 +365,7 @@ class KafkaProducer:
 
     def _call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call; the same call again while the error is passing."""
-        deadline = time.monotonic() + _CALL_S
+        deadline = time.monotonic() + self._patience_s
         while True:
             try:
                 return function(*arguments)
@@ -369,7 +373,16 @@ class KafkaProducer:
                 if next_move(error.args[0]) != "again" or time.monotonic() > deadline:
                     self._fail(error)
 
-    def _fail(self, error: KafkaException) -> NoReturn:
+    def _cause_of(self, error: KafkaException) -> KafkaException:
+        """Say why a record is refused after a fatal error: only other calls are told."""
+        if error.args[0].code() == KafkaError._FATAL:  # noqa: SLF001
+            try:
+                self._producer.begin_transaction()
+            except KafkaException as cause:
+                return cause
+        return error
+
+    def _fail(self, error: KafkaException, what: str = "") -> NoReturn:
         """Raise what the loop understands."""
         cause = error.args[0]
         move = next_move(cause)
@@ -380,7 +393,7 @@ class KafkaProducer:
                 "than a transaction may take: start it again"
             ) from error
         if move == "stop":
-            raise Stop(f"Kafka refuses: {cause.str()}") from error
+            raise Stop(f"Kafka refuses{what}: {cause.str()}") from error
         if move != "restore":
             self._replace()
         raise TransactionAborted(cause.str()) from error

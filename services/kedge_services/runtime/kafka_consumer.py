@@ -21,7 +21,13 @@ from confluent_kafka import (
 
 from kedge.errors import Fenced, KedgeError, Misconfigured, Stop
 from kedge_services.runtime import ports
-from kedge_services.runtime.ports import Batch, OffsetsPending, Position, TransactionAborted
+from kedge_services.runtime.ports import (
+    Batch,
+    OffsetsPending,
+    Position,
+    TransactionAborted,
+)
+from kedge_services.runtime.reading import out_of_range
 
 __all__ = ["KafkaConsumer"]
 
@@ -276,7 +282,7 @@ class KafkaConsumer:
                 self._positions[partition] = max(self._positions[partition], message.offset())
                 self._at_end.add(partition)
         elif code == _RESET:
-            raise Stop(f"records were deleted before they were read: {error.str()}")
+            raise self._out_of_range(message)
         elif code in _MISSING:
             raise Misconfigured(f"Kafka refuses {message.topic() or 'to be read'}: {error.str()}")
         elif code == _FATAL:
@@ -289,6 +295,12 @@ class KafkaConsumer:
             # librdkafka goes on by itself; what it cannot mend shows as no progress.
             _log.warning("reading from Kafka", error=error.str())
 
+    def _out_of_range(self, message: Any) -> Stop:
+        """Name what cannot be read; Kafka says only that it cannot."""
+        partition = ports.TopicPartition(message.topic()[len(self._prefix) :], message.partition())
+        offset, (low, end) = message.offset(), self._bounds(partition)
+        return Stop(out_of_range(partition, offset, low, end))
+
     # ------------------------------------------------------------------- asking
 
     def at_end(self, partition: ports.TopicPartition) -> bool:
@@ -300,7 +312,9 @@ class KafkaConsumer:
         return self._positions[partition]
 
     def lag(self, partition: ports.TopicPartition) -> int:
-        """Give the number of offsets up to the last stable one that was seen."""
+        """Give the number of offsets up to the last known end."""
+        if partition in self._at_end:
+            return 0  # the end librdkafka knows lies behind transactions that are still open
         known = self._consumer.get_watermark_offsets(self._theirs(partition), cached=True)
         return 0 if known is None else max(0, known[1] - self._positions.get(partition, known[1]))
 

@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from kedge.errors import Fenced, Misconfigured, Stop
-from kedge.topics import LARGE_MESSAGE, murmur2
+from kedge.topics import murmur2
 from kedge_services.runtime.memory_group import Group, MemoryConsumer
 from kedge_services.runtime.memory_log import Log, Transaction
 from kedge_services.runtime.ports import (
+    RECORD_BYTES,
     Clock,
     Headers,
     OffsetsPending,
@@ -293,7 +294,7 @@ class MemoryProducer:
         broker, transaction = self._broker, self._transaction
         if transaction is None or transaction.status != "open" or broker.is_scripted:
             transaction = self._inside("produce")
-        if value is not None and len(value) > LARGE_MESSAGE:
+        if value is not None and len(value) > RECORD_BYTES:
             raise Stop(f"{topic}: message size too large")
         log = broker.log_for(topic, key, partition)
         log.append(broker.clock(), key, value, headers, transaction)

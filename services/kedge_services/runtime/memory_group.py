@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from kedge.errors import Fenced, Stop
 from kedge_services.runtime.memory_log import Log
-from kedge_services.runtime.ports import Batch, Position, TopicPartition, TransactionAborted
+from kedge_services.runtime.ports import (
+    Batch,
+    Position,
+    TopicPartition,
+    TransactionAborted,
+)
+from kedge_services.runtime.reading import out_of_range
 
 if TYPE_CHECKING:
     from kedge_services.runtime.memory import MemoryBroker
@@ -171,13 +177,10 @@ class MemoryConsumer:
         batches, positions = [], self._positions
         for partition, log in reading[turn:] + reading[:turn] if turn else reading:
             position = positions[partition]
-            if position < log.start:
-                raise Stop(
-                    f"records {position} to {log.start} of {partition.topic}/"
-                    f"{partition.partition} were deleted before they were read"
-                )
             if position == log.end:
                 continue
+            if not log.start <= position <= log.end:
+                raise Stop(out_of_range(partition, position, log.start, log.end))
             batch, positions[partition] = log.read(position, max_records)
             if batch is not None:
                 batches.append(batch)

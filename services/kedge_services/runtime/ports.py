@@ -36,7 +36,6 @@ __all__ = [
     "TaskContext",
     "TopicPartition",
     "TransactionAborted",
-    "out_of_range",
 ]
 
 #: What a record may have at most.  A broker counts what it puts around a record, too,
@@ -62,17 +61,6 @@ class TopicPartition(NamedTuple):
 
     topic: str
     partition: int
-
-
-def out_of_range(partition: TopicPartition, offset: int, low: int, end: int) -> str:
-    """Say what is wrong with reading from an offset that is not in ``[low, end]``."""
-    where = f"{partition.topic}/{partition.partition}"
-    if offset < low:
-        return f"records {offset} to {low} of {where} were deleted before they were read"
-    return (
-        f"offset {offset} of {where} lies beyond its end {end}: the topic has been deleted and "
-        "created anew"
-    )
 
 
 class Record(NamedTuple):

@@ -15,7 +15,7 @@ from dataclasses import replace
 from kedge.errors import BrokerUnavailable
 from kedge_services.runtime.ports import Backend, Batch, Consumer, Table, TopicPartition
 
-__all__ = ["RangeReader", "TableReader"]
+__all__ = ["RangeReader", "TableReader", "out_of_range"]
 
 #: Longer than a dead process can hold the last stable offset back.
 _REFRESH_TIMEOUT_S = 30.0
@@ -89,6 +89,17 @@ def _before(batch: Batch, end: int) -> Batch:
         keys=batch.keys[:count],
         values=batch.values[:count],
         headers=batch.headers[:count],
+    )
+
+
+def out_of_range(partition: TopicPartition, offset: int, low: int, end: int) -> str:
+    """Say what is wrong with reading from an offset that is not in ``[low, end]``."""
+    where = f"{partition.topic}/{partition.partition}"
+    if offset < low:
+        return f"records {offset} to {low} of {where} were deleted before they were read"
+    return (
+        f"offset {offset} of {where} lies beyond its end {end}: the topic has been deleted and "
+        "created anew"
     )
 
 
