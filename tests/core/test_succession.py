@@ -168,6 +168,27 @@ def test_pairs_with_another_champion_do_not_count() -> None:
     assert count_pairs(standing, version="k2", champion="k0", differences=WINS) == standing
 
 
+def test_who_still_answers_elsewhere_after_a_promotion_is_watched_in_its_successors_shadow() -> (
+    None
+):
+    foreign = candidate("a", version="12", artefact=None)
+    step = paired(standing_of(foreign, candidate("b")), "k1", "12", WINS)
+    assert statuses(step.standing) == {"12": "shadow", "k1": "champion"}
+    promoted_ms = step.standing.versions["k1"].changed_ms
+
+    def answered(differences: Mapping[int, int], start_ms: int) -> Standing:
+        return count_pairs(
+            step.standing, version="k1", champion="12", differences=differences, start_ms=start_ms
+        )
+
+    assert answered(LOSSES, promoted_ms - 1) == step.standing
+    back = decide(answered(LOSSES, promoted_ms), 30)
+    assert (back.happened, back.standing.champion) == ("rolled-back", "12")
+    assert statuses(back.standing) == {"12": "champion", "k1": "retired"}
+    stays = decide(answered(WINS, promoted_ms), 30)
+    assert stays.standing.champion == "k1"
+
+
 def test_fast_promotes_only_what_beat_the_champion_of_today() -> None:
     better = {"metrics": {"accuracy": 0.9}, "parent_metrics": {"accuracy": 0.8}}
     standing = standing_of(candidate("a"))

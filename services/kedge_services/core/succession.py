@@ -120,11 +120,28 @@ def _challenge(step: Step, name: str, champion: str, at_ms: int) -> Step:
 
 
 def count_pairs(
-    standing: Standing, *, version: str, champion: str, differences: Differences
+    standing: Standing,
+    *,
+    version: str,
+    champion: str,
+    differences: Differences,
+    start_ms: int = 0,
 ) -> Standing:
-    """Add pairs to the contest they belong to; pairs of any other are of no use."""
+    """Add pairs to the contest they belong to; pairs of any other are of no use.
+
+    Of a model served elsewhere the former champion may go on answering after a
+    promotion, and its successor be the one in shadow.  Such pairs belong to the watch,
+    with the other sign, as long as their pane starts (``start_ms``) after the promotion;
+    those from before it were the successor's own contest.
+    """
     for i, contest in enumerate(standing.contests):
-        if (contest.version, contest.champion) == (version, champion):
+        rivals = (contest.version, contest.champion)
+        is_turned = contest.watch and (champion, version) == rivals
+        if is_turned and start_ms < standing.versions[version].changed_ms:
+            return standing
+        if is_turned or (version, champion) == rivals:
+            if is_turned:
+                differences = {-d: count for d, count in differences.items()}
             total = dict(contest.differences)
             for d, count in differences.items():
                 total[d] = total.get(d, 0) + count

@@ -137,7 +137,11 @@ class RegistryTask(RecordTask):
             return
         pairs = PairDelta.decode(pane.counts)
         counted = count_pairs(
-            standing, version=pane.version, champion=pairs.champion, differences=pairs.differences
+            standing,
+            version=pane.version,
+            champion=pairs.champion,
+            differences=pairs.differences,
+            start_ms=pane.start_ms,
         )
         if counted is not standing:
             self._standings[pane.model] = counted
