@@ -1,0 +1,185 @@
+"""``kedge replay``: what would have happened on this data."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from kedge.errors import UsageError
+from kedge.monitor import parse_duration
+from kedge.monitor_file import load_monitor
+from kedge_services.cli.options import BootstrapServers, Config, Json, settings_from
+
+__all__ = ["commands"]
+
+commands = typer.Typer()
+
+_SHOWN = (
+    ("rows", "rows replayed"), ("warm_up", "rows before them, as reference"),
+    ("labelled", "with a label"), ("windows", "windows"),
+    ("verdicts", "panes in which drift was tested"),
+    ("verdicts_with_alarm", "of these with an alarm"), ("alerts", "alerts that fired"),
+    ("retrain_requests", "retrain requests"), ("trainings", "trainings"),
+    ("promotions", "promotions"), ("rollbacks", "rollbacks"), ("dead_letters", "put aside"),
+    ("accuracy", "accuracy of the answers"), ("accuracy_static", "  had the first version stayed"),
+    ("accuracy_no_change", "  repeating the last label"), ("kappa_t", "kappa_t"),
+    ("mae", "mean absolute error"), ("mae_static", "  had the first version stayed"),
+    ("mae_no_change", "  repeating the last label"), ("rows_per_s", "rows a second"),
+    ("peak_rss_mb", "peak memory, MB"),
+)  # fmt: skip
+
+
+@commands.command()
+def replay(  # noqa: PLR0913 -- a command has as many arguments as options
+    *,
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="CSV, NDJSON (both also .gz) or Parquet; left out with --from-topics.",
+            metavar="DATA", show_default=False,
+        ),
+    ] = None,
+    monitor: Annotated[
+        Path,
+        typer.Option(
+            help="The monitor; its [replay] section maps the columns.", metavar="MONITOR.toml"
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Where the results go.", metavar="DIR")],
+    closed_loop: Annotated[
+        bool,
+        typer.Option(
+            "--closed-loop",
+            help="Let Kedge train on the warm-up, serve, retrain and promote, instead of "
+            "watching the predictions in the data.",
+        ),
+    ] = False,
+    label_delay: Annotated[
+        str, typer.Option(help="How long after its prediction a label comes.", metavar="DURATION")
+    ] = "0s",
+    limit: Annotated[
+        int | None, typer.Option(help="Take only so many rows, from the beginning.", min=1)
+    ] = None,
+    partitions: Annotated[
+        int,
+        typer.Option(
+            help="Partitions of the topics; without --closed-loop the results do not depend on "
+            "them.", min=1, max=64,
+        ),
+    ] = 1,
+    permute: Annotated[
+        int | None,
+        typer.Option(
+            help="Shuffle what the rows say and keep their times: the stationary control.",
+            metavar="SEED",
+        ),
+    ] = None,
+    from_topics: Annotated[
+        bool,
+        typer.Option(
+            "--from-topics",
+            help="Replay the model's predictions and outcomes of a running cluster.",
+        ),
+    ] = False,
+    since: Annotated[
+        str | None,
+        typer.Option(help="With --from-topics: first append time, ISO 8601.", metavar="TIME"),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(help="With --from-topics: end of the append times.", metavar="TIME"),
+    ] = None,
+    as_json: Json = False,
+    bootstrap_servers: BootstrapServers = None,
+    config: Config = None,
+) -> None:  # fmt: skip
+    """Run the services over a stream on event time: what would have alarmed, been retrained.
+
+    Writes windows, alerts, retrain requests, model versions and dead letters
+    (.ndjson), summary.json and report.html. Two runs write the same, but for
+    the cost in summary.json.
+
+    Example: kedge replay data.csv --monitor monitor.toml --out results
+    """
+    from kedge_services.local.cells import parse_ms
+    from kedge_services.local.replay.run import Options, Source
+    from kedge_services.local.replay.run import replay as run
+
+    if (data is None) != from_topics:
+        raise UsageError("name a file to replay, or give --from-topics: one of the two")
+    if not from_topics and (since or until):
+        raise UsageError("--since and --until are for --from-topics")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: is a file; --out names a directory")
+    try:
+        delay = parse_duration(label_delay)
+        times = [None if text is None else parse_ms(text) for text in (since, until)]
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    declared = load_monitor(monitor)
+    settings = settings_from(config, bootstrap_servers, need_kafka=from_topics)
+    options = Options(closed_loop, delay, limit, partitions, permute)
+    _log_errors_only()
+    with _progress() as progress:
+        bar = progress.add_task("reading", total=None)
+        summary = run(
+            Source(data, *times), declared, settings, options, out,
+            tell=lambda rows, of: progress.update(
+                bar, description="replaying", completed=rows, total=of
+            ),
+        )  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+    else:
+        _show(summary, out)
+
+
+def _log_errors_only() -> None:
+    """Keep what services tell of their work off the terminal: the results tell it."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn(),
+        TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+    )  # fmt: skip
+
+
+def _show(summary: dict[str, Any], out: Path) -> None:
+    console = Console()
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, told in _SHOWN:
+        value = summary.get(name)
+        if value is not None:
+            table.add_row(told, _shown(value))
+    console.print(f"[bold]{summary['model']}[/bold]", highlight=False)
+    console.print(table)
+    console.print(f"Report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _shown(value: float | dict[str, int]) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{reason} {count:,}" for reason, count in value.items()) or "0"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

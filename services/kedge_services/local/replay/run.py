@@ -1,0 +1,156 @@
+"""One replay from its input to the files it writes."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+
+from kedge.errors import UsageError
+from kedge.monitor import Monitor, format_duration
+from kedge_services.local.files import read_rows
+from kedge_services.local.replay.report import page
+from kedge_services.local.replay.results import Results, gather, write
+from kedge_services.local.replay.simulation import simulate
+from kedge_services.local.replay.stream import Stream, stream_of_file
+from kedge_services.local.replay.topics import stream_of_cluster
+from kedge_services.runtime.settings import Settings
+
+__all__ = ["Options", "Source", "replay"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the stream comes from: a file, or for None the topics of a cluster.
+
+    ``since_ms`` and ``until_ms`` are append times of the topics' records.
+    """
+
+    file: Path | None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+    def __str__(self) -> str:
+        """Name it for people."""
+        return "the topics of a cluster" if self.file is None else self.file.name
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to replay; as the options of ``kedge replay``."""
+
+    closed_loop: bool = False
+    label_delay: timedelta = timedelta(0)
+    limit: int | None = None
+    partitions: int = 1
+    permute: int | None = None
+
+    def told(self) -> dict[str, str]:
+        """Give what changes the results, for the report."""
+        told = {"closed loop": ""} if self.closed_loop else {"watching only": ""}
+        if self.label_delay:
+            told["labels after"] = format_duration(self.label_delay)
+        if self.limit is not None:
+            told["limit"] = f"{self.limit} rows"
+        if self.permute is not None:
+            told["rows shuffled, seed"] = str(self.permute)
+        return told
+
+
+def replay(
+    source: Source,
+    monitor: Monitor,
+    settings: Settings,
+    options: Options,
+    out: Path,
+    *,
+    tell: Callable[[int, int], None] = lambda _rows, _of: None,
+) -> dict[str, Any]:
+    """Replay a stream, write the files into ``out``, give the summary.
+
+    Parameters
+    ----------
+    tell
+        Is told how many rows of how many were replayed.
+
+    Raises
+    ------
+    KedgeError
+        The input cannot be replayed; the message says why.
+    """
+    started = time.perf_counter()
+    stream = _stream(source, monitor, settings, options)
+    with TemporaryDirectory(prefix="kedge-replay-") as scratch:
+        artefacts = out / "artefacts" if options.closed_loop else Path(scratch)
+        with _rare_collections():
+            run = simulate(
+                stream,
+                monitor,
+                settings.model_copy(update={"artefacts": str(artefacts.absolute())}),
+                closed_loop=options.closed_loop,
+                partitions=options.partitions,
+                tell=lambda rows: tell(rows, len(stream)),
+            )
+            with run.cluster:
+                results: Results = gather(run)
+    seconds = time.perf_counter() - started
+    cost = {
+        "seconds": round(seconds, 3),
+        "rows_per_s": round(len(stream) / seconds, 1),
+        "peak_rss_mb": round(_peak_rss_mb(), 1),
+    }
+    write(results, out, page=page(results, data=str(source), options=options.told()), cost=cost)
+    return {**results.summary, **cost}
+
+
+def _stream(source: Source, monitor: Monitor, settings: Settings, options: Options) -> Stream:
+    if source.file is not None:
+        return stream_of_file(
+            read_rows(source.file, monitor),
+            monitor,
+            label_delay=options.label_delay,
+            limit=options.limit,
+            permute=options.permute,
+        )
+    if options.label_delay or options.permute is not None:
+        raise UsageError("the records of topics have times of their own; delay and permute files")
+    return stream_of_cluster(
+        settings,
+        monitor,
+        since_ms=source.since_ms,
+        until_ms=source.until_ms,
+        limit=options.limit,
+    )
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Look for garbage cycles rarely: millions of small objects live to the end anyway."""
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
+def _peak_rss_mb() -> float:
+    memory = psutil.Process().memory_info()
+    try:
+        import resource
+    except ImportError:  # not on Windows, where psutil knows it
+        return float(getattr(memory, "peak_wset", memory.rss)) / (1 << 20)
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20) if sys.platform == "darwin" else peak / 1024
