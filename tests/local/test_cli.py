@@ -58,7 +58,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["nonsense"], 2, "nonsense"),
         (["run", "pane", "--bootstrap-servers", "127.0.0.1:1"], 2, "there is no service 'pane'"),
-        (["up", "--services", "panes,nobody"], 2, "--services: there is no nobody"),
+        (["up", "--services", "panes,nobody"], 2, "--services: there is no service 'nobody'"),
         (["tail", "windoes", "--bootstrap-servers", "127.0.0.1:1"], 2, "no topic 'windoes'"),
         (["topics", "check"], 1, "no Kafka is known: start one with `kedge up`"),
         (["topics", "check", "--config", "none.toml"], 2, "none.toml: no such settings file"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,11 +10,16 @@ from typing import Annotated
 import structlog
 import typer
 
-from kedge.errors import BrokerUnavailable
+from kedge.errors import UsageError
 from kedge_services.local.broker import announced
+from kedge_services.runtime.admin import wait_for_kafka
 from kedge_services.runtime.settings import Settings
 
-__all__ = ["BootstrapServers", "Config", "Json", "settings_from"]
+__all__ = ["BootstrapServers", "Config", "Json", "Timeout", "require_kafka", "settings_from"]
+
+#: A person waits; a service, which is waited for by nobody, has more patience.
+_PATIENCE_S = 5.0
+_ADDRESS = re.compile(r"([A-Za-z_]+://)?(\[[0-9A-Fa-f:.%]+\]|[^\s:/,@]+)(:[0-9]{1,5})?")
 
 Config = Annotated[
     Path | None,
@@ -28,6 +34,7 @@ BootstrapServers = Annotated[
         metavar="HOST:PORT",
     ),
 ]
+Timeout = Annotated[float, typer.Option(help="Seconds to wait for the registry.", min=0.0)]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 
 
@@ -36,26 +43,52 @@ def settings_from(
     bootstrap_servers: str | None,
     *,
     need_kafka: bool = True,
+    patience_s: float = _PATIENCE_S,
 ) -> Settings:
     """Read the settings and find Kafka: flag, environment, file, announced local broker.
+
+    Parameters
+    ----------
+    config, bootstrap_servers
+        What the options of these names say.
+    need_kafka
+        False gives settings without an address where none is known.
+    patience_s
+        How long an answer is waited for where the settings do not say.
 
     Raises
     ------
     UsageError
         A setting is wrong.
     BrokerUnavailable
-        ``need_kafka``, and no address is known.
+        ``need_kafka``, and no address is known or nobody answers there.
     """
     # Commands answer on stdout; what is logged must not stand between the lines.
     structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     settings = Settings.load(config)
     address = bootstrap_servers or settings.kafka.bootstrap_servers or announced()
-    if address is None:
-        if need_kafka:
-            raise BrokerUnavailable(
-                "no Kafka is known: start one with `kedge up` or `kedge broker`, or name yours "
-                "with --bootstrap-servers, KEDGE_KAFKA__BOOTSTRAP_SERVERS or [kafka] in kedge.toml"
-            )
-        return settings
-    kafka = settings.kafka.model_copy(update={"bootstrap_servers": address})
-    return settings.model_copy(update={"kafka": kafka})
+    if address is not None:
+        _check_address(address)
+        kafka = settings.kafka.model_copy(update={"bootstrap_servers": address})
+        settings = settings.model_copy(update={"kafka": kafka})
+    if need_kafka:
+        require_kafka(settings, patience_s=patience_s)
+    return settings
+
+
+def require_kafka(settings: Settings, *, patience_s: float = _PATIENCE_S) -> None:
+    """Make sure that Kafka answers, before any client begins to wait for it.
+
+    Raises
+    ------
+    BrokerUnavailable
+        No address is known, or nobody answers there.
+    """
+    wait_for_kafka(settings.kafka, timeout_s=settings.kafka.timeout_s or patience_s)
+
+
+def _check_address(servers: str) -> None:
+    """Refuse what librdkafka would take for another address, or retry for ever."""
+    for server in servers.split(","):
+        if _ADDRESS.fullmatch(server.strip()) is None:
+            raise UsageError(f"{server.strip()!r} is no address of a Kafka; write HOST:PORT")

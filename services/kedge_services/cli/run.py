@@ -14,6 +14,7 @@ __all__ = ["commands"]
 
 commands = typer.Typer()
 
+_PATIENCE_S = 15.0
 _LIST = "".join(f"\n\n  {name}: {does}." for name, does in catalogue.SERVICES.items())
 
 
@@ -33,7 +34,8 @@ def run(
 ) -> None:
     """Run one service."""
     catalogue.require(service)
-    settings = settings_from(config, bootstrap_servers)
+    # A container may be started before its Kafka.
+    settings = settings_from(config, bootstrap_servers, patience_s=_PATIENCE_S)
     if ordinal is not None:
         settings = settings.model_copy(update={"ordinal": ordinal})
     with stop_on_signals() as stop:

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.text import Text
 
 from kedge.errors import UsageError
+from kedge.monitor_checks import suggestion
 from kedge.topics import CHANGELOGS, TOPICS
-from kedge_services.cli.options import BootstrapServers, Config, settings_from
+from kedge_services.cli.options import BootstrapServers, Config, require_kafka, settings_from
 from kedge_services.cli.signals import stop_on_signals
 from kedge_services.runtime.ports import Consumer, Record, TopicPartition
 from kedge_services.runtime.settings import Settings
@@ -57,11 +58,12 @@ def tail(
     Dead letters show the reason for which they were put aside and where they
     came from.
     """
-    settings = settings_from(config, bootstrap_servers)
+    settings = settings_from(config, bootstrap_servers, need_kafka=False)
     name = topic.removeprefix(settings.prefix)
     names = [*TOPICS, *(log.name for log in CHANGELOGS.values())]
     if name not in names:
-        raise UsageError(f"there is no topic {topic!r}; there are {', '.join(names)}")
+        raise UsageError(f"there is no topic {topic!r}; {suggestion(name, names)}")
+    require_kafka(settings)
     console = Console(highlight=False, soft_wrap=True)
     shown = 0
     for record in _records(settings, name, from_start=from_start, follow=not no_follow):
@@ -164,10 +166,8 @@ def _parsed(value: bytes | None) -> Any:
 
 
 def _records(settings: Settings, topic: str, *, from_start: bool, follow: bool) -> Iterator[Record]:
-    from kedge_services.runtime.admin import wait_for_kafka
     from kedge_services.runtime.kafka import KafkaBackend
 
-    wait_for_kafka(settings.kafka)
     backend = KafkaBackend(settings)
     partitions = [TopicPartition(topic, p) for p in range(backend.partitions(topic))]
     consumer = backend.consumer(group=None)

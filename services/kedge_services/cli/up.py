@@ -18,8 +18,9 @@ from rich.live import Live
 from rich.table import Table
 
 from kedge.errors import BrokerUnavailable, Stop, UsageError
+from kedge.monitor_checks import suggestion
 from kedge_services.cli.broker import DataDir, Fresh, Port
-from kedge_services.cli.options import BootstrapServers, Config, settings_from
+from kedge_services.cli.options import BootstrapServers, Config, require_kafka, settings_from
 from kedge_services.cli.signals import stop_on_signals
 from kedge_services.local.broker import DEFAULT_PORT, LocalBroker, announce, withdraw
 from kedge_services.local.catalogue import SERVICES
@@ -65,7 +66,9 @@ def up(
         stack.enter_context(_alone())
         stop = stack.enter_context(stop_on_signals())
         broker: LocalBroker | None = None
-        if settings.kafka.bootstrap_servers is None:
+        if settings.kafka.bootstrap_servers is not None:
+            require_kafka(settings)
+        else:
             if fresh:
                 shutil.rmtree(settings.state_dir, ignore_errors=True)
             broker = LocalBroker(data_dir, port=port or None, fresh=fresh)
@@ -91,12 +94,12 @@ def _chosen(services: str | None) -> Sequence[str]:
     if services is None:
         return list(SERVICES)
     names = [name.strip() for name in services.split(",") if name.strip()]
-    unknown = [name for name in names if name not in SERVICES]
-    if unknown or not names:
-        raise UsageError(
-            f"--services: there is no {', '.join(unknown) or 'service named'}; "
-            f"there are {', '.join(SERVICES)}"
-        )
+    for name in names:
+        if name not in SERVICES:
+            hint = suggestion(name, list(SERVICES))
+            raise UsageError(f"--services: there is no service {name!r}; {hint}")
+    if not names:
+        raise UsageError(f"--services names none; there are {', '.join(SERVICES)}")
     return names
 
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from kedge.errors import UsageError
+from kedge.monitor_checks import suggestion
 from kedge_services.runtime.ports import Service
 from kedge_services.runtime.settings import Settings
 
@@ -24,6 +25,7 @@ SERVICES: dict[str, str] = {
     "alerts": "turns windows that break a rule into alerts",
     "triggers": "asks for a retrain when alerts, schedules, labels or people want one",
     "trainer": "trains candidates on labelled examples",
+    "executors": "has pipelines elsewhere train, where a monitor names one",
     "registry": "decides which version serves",
     "notifier": "tells people and other systems about alerts",
 }
@@ -35,10 +37,10 @@ def require(name: str) -> None:
     Raises
     ------
     UsageError
-        There is none; the message lists those there are.
+        There is none; the message says which may have been meant.
     """
     if name not in SERVICES:
-        raise UsageError(f"there is no service {name!r}; there are {', '.join(SERVICES)}")
+        raise UsageError(f"there is no service {name!r}; {suggestion(name, list(SERVICES))}")
 
 
 def run(name: str, settings: Settings, stop: threading.Event) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kedge.errors import BrokerUnavailable, Misconfigured
+from kedge.errors import BrokerUnavailable, Misconfigured, UsageError
 from kedge.topics import CHANGELOGS, TOPICS
 from kedge_services.runtime.settings import KafkaSettings, Settings
 
@@ -68,20 +68,26 @@ def client_properties(kafka: KafkaSettings) -> dict[str, Any]:
     return {**kafka.properties, "bootstrap.servers": kafka.bootstrap_servers}
 
 
-def wait_for_kafka(kafka: KafkaSettings, *, timeout_s: float = _TIMEOUT_S) -> None:
+def wait_for_kafka(kafka: KafkaSettings, *, timeout_s: float | None = None) -> None:
     """Return as soon as the cluster answers.
 
     Raises
     ------
     BrokerUnavailable
-        It did not within the time-out.
+        It did not within the time-out (of the settings, else 15 s).
+    UsageError
+        A property is none of librdkafka's.
     """
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
+    timeout_s = timeout_s or kafka.timeout_s or _TIMEOUT_S
     # A local broker that starts must not be met by a client that backs off for seconds.
     backoff = {"reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 200}
-    admin = AdminClient({**backoff, **client_properties(kafka), **_QUIET})
+    try:
+        admin = AdminClient({**backoff, **client_properties(kafka), **_QUIET})
+    except KafkaException as error:
+        raise UsageError(f"[kafka] properties are not valid: {error.args[0].str()}") from error
     try:
         admin.list_topics(timeout=timeout_s)
     except KafkaException as error:

@@ -45,6 +45,12 @@ class KafkaSettings(_Section):
     replication_factor: int = Field(
         default=1, ge=1, description="Of the topics that `kedge topics create` makes."
     )
+    timeout_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="How long Kafka's first answer is waited for, in seconds: 5 in commands, "
+        "15 in services, which may be started before their Kafka.",
+    )
 
 
 class LoopSettings(_Section):
