@@ -96,6 +96,9 @@ class Cluster:
         )
         self.artefacts = ArtefactStore(settings.artefacts)
         self._training_ms = training_ms
+        # A trainer that has committed its plan starts, and sees the end, in two
+        # turns that send nothing.
+        self._silent_turns = 2 if closed_loop else 0
         #: When the trainings under way end.
         self.ends_ms: list[int] = []
         stores: dict[int, MemoryStore] = {}
@@ -155,6 +158,7 @@ class Cluster:
     def run(self, *, only: Sequence[str] | None = None) -> None:
         """Let the services work until there is nothing left to do at this time."""
         loops = [loop for name, loop in self._loops.items() if only is None or name in only]
+        quiet = 0
         for _ in range(_ROUNDS):
             before = self._appended
             for loop in loops:
@@ -162,7 +166,9 @@ class Cluster:
                     if not loop.step():
                         break
                 loop.commit()
-            if self._appended == before and all(loop.is_ready for loop in loops):
+            is_quiet = self._appended == before and all(loop.is_ready for loop in loops)
+            quiet = quiet + 1 if is_quiet else 0
+            if quiet > self._silent_turns:
                 return
         raise RuntimeError("the services of a replay never come to rest")
 

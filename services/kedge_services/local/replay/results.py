@@ -67,8 +67,8 @@ def gather(run: Run) -> Results:
         "alerts": len({a["alert_id"] for a in alerts if a["status"] == "firing"}),
         "retrain_requests": len(requests),
         "trainings": sum(1 for c in candidates if c.get("version") is None) - bool(run.first),
-        "promotions": _standings(versions, "promotion"),
-        "rollbacks": _standings(versions, "rollback"),
+        "promotions": _crowned(versions, "fast", "paired-test"),
+        "rollbacks": _crowned(versions, "rollback"),
         "dead_letters": dict(sorted(Counter(letter["reason"] for letter in letters).items())),
         **scores.named(),
     }
@@ -133,11 +133,12 @@ def _verdicts(windows: Iterable[Event]) -> dict[str, int]:
     return {"verdicts": len(judged), "verdicts_with_alarm": len(alarms)}
 
 
-def _standings(versions: Iterable[Event], decision: str) -> int:
+def _crowned(versions: Iterable[Event], *decisions: str) -> int:
+    """Count how often a version became champion by one of these decisions."""
     return sum(
         1
-        for v in versions
-        if v["status"] == "champion" and v.get("evidence", {}).get("decision") == decision
+        for version in versions
+        if version["status"] == "champion" and version["evidence"]["decision"] in decisions
     )
 
 
