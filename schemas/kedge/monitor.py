@@ -27,6 +27,7 @@ from kedge.base import Event, Name, Scalar, Severity
 
 __all__ = [
     "Drift",
+    "Executor",
     "Feature",
     "Monitor",
     "Notify",
@@ -194,6 +195,24 @@ class Retrain(Declaration):
     memory_mb: int = Field(default=2048, ge=64)
 
 
+class Executor(Declaration):
+    """A pipeline elsewhere that trains when ``retrain.executor`` names it.
+
+    ``deadline`` counts from the sending, ``poll`` is the time between two looks
+    at its status.  Besides the origin of its own URL only ``origins``
+    (``https://host:port``) are asked for status and artefacts.
+    """
+
+    name: Name
+    kind: Literal["webhook"]
+    url_env: Name
+    secret_env: Name | None = None
+    deadline: PositiveDuration = timedelta(hours=1)
+    poll: PositiveDuration = timedelta(seconds=10)
+    origins: list[str] = []
+    max_artefact_mb: int = Field(default=256, ge=1)
+
+
 class Notify(Declaration):
     """Whom to tell; URLs are secrets and come from the environment."""
 
@@ -238,6 +257,7 @@ class Monitor(Declaration, Event):
     segments: list[Segment] = []
     rules: list[Rule] = []
     retrain: Retrain | None = None
+    executors: list[Executor] = []
     notify: list[Notify] = []
     replay: ReplayColumns | None = None
     effective_ms: int = 0

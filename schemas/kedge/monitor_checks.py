@@ -19,6 +19,7 @@ from kedge.topics import TOPICS
 __all__ = [
     "BUILT_IN_RULES",
     "FEATURE_METRICS",
+    "LOCAL",
     "PERFORMANCE_METRICS",
     "RETRAIN_KINDS",
     "TRAINERS",
@@ -39,6 +40,8 @@ RETRAIN_KINDS = (
     "error-rate",
     "fairness",
 )
+#: The executor that is Kedge's own trainer.
+LOCAL = "local"
 #: Rules every monitor has without declaring them.
 BUILT_IN_RULES = ("no-data", "low-coverage", "dead-letters", *RETRAIN_KINDS)
 #: Trainers that come with Kedge.
@@ -70,6 +73,7 @@ FEATURE_METRICS = (
 _JOINED = ("predictions", "outcomes", "examples", "panes")
 _SLACK = timedelta(days=1)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
 
 
 def mistakes(monitor: Monitor) -> list[Mistake]:
@@ -81,6 +85,7 @@ def mistakes(monitor: Monitor) -> list[Mistake]:
         *_segments(monitor),
         *_rules(monitor),
         *_retrain(monitor),
+        *_executors(monitor),
         *_notify(monitor),
         *_sources(monitor),
     ]
@@ -190,15 +195,45 @@ def _retrain(monitor: Monitor) -> Iterator[Mistake]:
     if retrain.trainer not in TRAINERS:
         hint = suggestion(retrain.trainer, TRAINERS)
         yield ("retrain", "trainer"), f'"{retrain.trainer}" is no trainer; {hint}'
+    executors = [LOCAL, *(executor.name for executor in monitor.executors)]
+    if retrain.executor not in executors:
+        hint = suggestion(retrain.executor, executors)
+        yield ("retrain", "executor"), f'"{retrain.executor}" is none of the executors; {hint}'
+
+
+def _executors(monitor: Monitor) -> Iterator[Mistake]:
+    names = [executor.name for executor in monitor.executors]
+    for index, executor in enumerate(monitor.executors):
+        here: Location = ("executors", index)
+        if executor.name == LOCAL:
+            yield (*here, "name"), f'"{LOCAL}" is Kedge\'s own trainer, choose another name'
+        elif executor.name in names[:index]:
+            yield (*here, "name"), f'"{executor.name}" is declared twice'
+        yield from _variable((*here, "url_env"), executor.url_env, "the URL")
+        if executor.secret_env is not None:
+            yield from _variable((*here, "secret_env"), executor.secret_env, "the secret")
+        if executor.poll > executor.deadline:
+            poll, deadline = format_duration(executor.poll), format_duration(executor.deadline)
+            yield (*here, "poll"), f"{poll} is longer than the deadline of {deadline}"
+        for number, text in enumerate(executor.origins):
+            if not _ORIGIN.fullmatch(text):
+                yield (
+                    (*here, "origins", number),
+                    f'"{text}" is no origin, write it like "https://models.example:8443"',
+                )
 
 
 def _notify(monitor: Monitor) -> Iterator[Mistake]:
     for index, notify in enumerate(monitor.notify):
-        if not _VARIABLE.fullmatch(notify.url_env):
-            yield (
-                ("notify", index, "url_env"),
-                "the name of an environment variable that holds the URL, not the URL itself",
-            )
+        yield from _variable(("notify", index, "url_env"), notify.url_env, "the URL")
+
+
+def _variable(location: Location, name: str, what: str) -> Iterator[Mistake]:
+    if not _VARIABLE.fullmatch(name):
+        yield (
+            location,
+            f"the name of an environment variable that holds {what}, not {what} itself",
+        )
 
 
 def _sources(monitor: Monitor) -> Iterator[Mistake]:

@@ -155,6 +155,7 @@ _STATEFUL: dict[str, Partitioning] = {
     "triggers": "model",
     "trainer": "model",
     "registry": "model",
+    "executors": "model",
 }
 
 #: Changelogs of the services that have state of their own.

@@ -237,3 +237,55 @@ def test_a_file_that_is_missing_or_no_text_is_one_sentence(tmp_path: Path) -> No
     path.write_bytes(b'model = "m"\nx = "\xff"\n')
     with pytest.raises(MonitorError, match=r"binary\.toml:2: not UTF-8 text"):
         load_monitor(path)
+
+
+EXECUTORS = """
+[retrain]                   # 14
+executor = "pipline"
+
+[[executors]]               # 17
+name = "pipeline"
+kind = "webhook"
+url_env = "https://hooks.example/x"
+secret_env = "a secret"
+
+[[executors]]               # 23
+name = "local"
+kind = "webhook"
+url_env = "URL"
+poll = "2h"
+origins = ["https://a.example:8443", "models.example"]
+
+[[executors]]               # 30
+name = "pipeline"
+kind = "webhok"
+"""
+
+
+def test_mistakes_in_executors_are_explained_and_no_url_is_repeated(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, GOOD + EXECUTORS) == [
+        "monitor.toml:30: executors[2].url_env: this field is required",
+        "monitor.toml:32: executors[2].kind: expected 'webhook' (got 'webhok')",
+    ]
+    found = mistakes(tmp_path, GOOD + EXECUTORS.replace("webhok", 'webhook"\nurl_env = "A'))
+    assert found == [
+        (
+            'monitor.toml:15: retrain.executor: "pipline" is none of the executors; '
+            'did you mean "pipeline"?'
+        ),
+        (
+            "monitor.toml:20: executors[0].url_env: the name of an environment variable that holds "
+            "the URL, not the URL itself"
+        ),
+        (
+            "monitor.toml:21: executors[0].secret_env: the name of an environment variable that holds "
+            "the secret, not the secret itself"
+        ),
+        'monitor.toml:24: executors[1].name: "local" is Kedge\'s own trainer, choose another name',
+        "monitor.toml:27: executors[1].poll: 2h is longer than the deadline of 1h",
+        (
+            'monitor.toml:28: executors[1].origins[1]: "models.example" is no origin, write it like '
+            '"https://models.example:8443"'
+        ),
+        'monitor.toml:31: executors[2].name: "pipeline" is declared twice',
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -153,11 +153,15 @@ def _schedule(monitor: Monitor) -> Iterator[Mistake]:
         yield ("retrain", "schedule"), str(error).removeprefix("schedule ")
 
 
-def _warn(monitors: Iterable[Monitor]) -> None:
+def _warn(monitors: Collection[Monitor]) -> None:
     """Name the variables of URLs that are not set: perhaps they are set elsewhere."""
-    names = {notify.url_env for monitor in monitors for notify in monitor.notify}
-    for name in sorted(names - os.environ.keys()):
-        typer.echo(f"note: ${name} is not set here; notifier needs it", err=True)
+    needed = {(n.url_env, "notifier") for monitor in monitors for n in monitor.notify}
+    for executor in (executor for monitor in monitors for executor in monitor.executors):
+        names = filter(None, (executor.url_env, executor.secret_env))
+        needed |= {(name, "executors") for name in names}
+    for name, service in sorted(needed):
+        if name not in os.environ:
+            typer.echo(f"note: ${name} is not set here; {service} needs it", err=True)
 
 
 def _words(item: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from kedge import Monitor
 from kedge.base import label_text
 from kedge.monitor import Retrain, Rule, format_duration
+from kedge.monitor_checks import LOCAL
 
 __all__ = ["summary"]
 
@@ -35,6 +36,13 @@ def _parts(monitor: Monitor) -> Iterator[tuple[str, str]]:
     for rule in monitor.rules:
         yield "rule", _rule(rule)
     yield "retrain", "never" if monitor.retrain is None else _retrain(monitor.retrain)
+    for executor in monitor.executors:
+        deadline = format_duration(executor.deadline)
+        secret = f", signed with ${executor.secret_env}" if executor.secret_env else ""
+        yield (
+            "executor",
+            f"{executor.name}: {executor.kind} at ${executor.url_env}{secret}, within {deadline}",
+        )
     for notify in monitor.notify:
         severities = ", ".join(notify.severities)
         yield "notify", f"{notify.kind} at ${notify.url_env} ({severities})"
@@ -72,8 +80,10 @@ def _retrain(retrain: Retrain) -> str:
         causes.append(f'at "{retrain.schedule}" UTC')
     if retrain.every_labels is not None:
         causes.append(f"every {retrain.every_labels} labels")
+    is_local = retrain.executor == LOCAL
+    trains = retrain.trainer if is_local else f"the executor {retrain.executor}"
     return (
-        f"{' or '.join(causes) or 'by hand only'}; {retrain.mode} with {retrain.trainer}, "
+        f"{' or '.join(causes) or 'by hand only'}; {retrain.mode} with {trains}, "
         f"{retrain.promotion} promotion; at most {retrain.per_day} a day, "
         f"{format_duration(retrain.cooldown)} apart"
     )

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import structlog
-
 from kedge.codec import decode
 from kedge.errors import DeadLetter
 from kedge.events import Alert
@@ -19,10 +17,8 @@ from kedge_services.notifier.http import HttpPost
 from kedge_services.notifier.put_aside import PutAside
 from kedge_services.notifier.routing import Router
 from kedge_services.notifier.webhook import notification
-from kedge_services.runtime.faust_app import PrefixAcks, make_app, record_of, serve
-from kedge_services.runtime.health import HealthServer, health_app
+from kedge_services.runtime.faust_app import PrefixAcks, make_app, record_of, run_faust, serve
 from kedge_services.runtime.kafka import KafkaBackend
-from kedge_services.runtime.logs import configure_logs
 from kedge_services.runtime.metrics import NOTIFICATIONS, Metrics
 from kedge_services.runtime.ports import Record
 from kedge_services.runtime.reading import TableReader
@@ -35,25 +31,11 @@ __all__ = ["Notifier", "run"]
 NAME = "notifier"
 #: Alerts in work at once; beyond, reading rests.
 _MOST_IN_WORK = 1_000
-_STUCK_S = 60.0
-
-_log = structlog.get_logger(__name__)
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
     """Run the notifier, with its health pages, until ``stop`` is set."""
-    configure_logs(settings, NAME)
-    metrics = Metrics(NAME)
-    notifier = Notifier(settings, metrics, environ=os.environ)
-    app = health_app(
-        metrics,
-        is_alive=lambda: time.monotonic() - notifier.looked_s < _STUCK_S,
-        is_ready=lambda: notifier.is_ready,
-    )
-    with HealthServer(app, host=settings.host, port=settings.port) as server:
-        _log.info("started", health=f"http://{settings.host}:{server.port}")
-        asyncio.run(notifier.run(stop))
-    _log.info("stopped")
+    run_faust(NAME, lambda metrics: Notifier(settings, metrics, environ=os.environ), settings, stop)
 
 
 class Notifier:

@@ -15,21 +15,74 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+import structlog
 
 from kedge.errors import BrokerUnavailable, Stop
 from kedge_services.runtime.admin import client_properties
 from kedge_services.runtime.faust_auth import faust_options
+from kedge_services.runtime.health import HealthServer, health_app
+from kedge_services.runtime.logs import configure_logs
+from kedge_services.runtime.metrics import Metrics
 from kedge_services.runtime.ports import Record
 from kedge_services.runtime.settings import Settings
 
-__all__ = ["PrefixAcks", "StallWatch", "make_app", "record_of", "serve"]
+__all__ = ["PrefixAcks", "StallWatch", "make_app", "record_of", "run_faust", "serve"]
 
 _SESSION_S = 10.0
 _STALL_S = 120.0
 _LOOK_S = 0.2
 _ANSWER_S = 30.0
 _STOP_S = 10.0
+_STUCK_S = 60.0
+
+_log = structlog.get_logger(__name__)
+
+
+class FaustService(Protocol):
+    """A service that runs in an event loop of its own.
+
+    Attributes
+    ----------
+    is_ready
+        Whether it works.
+    looked_s
+        When it was last seen to go on, by a clock that never goes back.
+    """
+
+    is_ready: bool
+    looked_s: float
+
+    async def run(self, stop: threading.Event) -> None:
+        """Run until ``stop`` is set."""
+
+
+def run_faust(
+    name: str,
+    make: Callable[[Metrics], FaustService],
+    settings: Settings,
+    stop: threading.Event,
+) -> None:
+    """Run a service, with its health pages, until ``stop`` is set.
+
+    Raises
+    ------
+    KedgeError
+        Going on is impossible; the message says why in one sentence.
+    """
+    configure_logs(settings, name)
+    metrics = Metrics(name)
+    service = make(metrics)
+    app = health_app(
+        metrics,
+        is_alive=lambda: time.monotonic() - service.looked_s < _STUCK_S,
+        is_ready=lambda: service.is_ready,
+    )
+    with HealthServer(app, host=settings.host, port=settings.port) as server:
+        _log.info("started", health=f"http://{settings.host}:{server.port}")
+        asyncio.run(service.run(stop))
+    _log.info("stopped")
 
 
 def make_app(settings: Settings, name: str) -> Any:
