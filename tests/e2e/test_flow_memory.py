@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kedge import Candidate, Monitor
 from kedge_services.core.references import build_reference
+from kedge_services.local.recount.recount import recount
 from kedge_services.runtime.memory import Step
 from kedge_services.runtime.settings import Settings
 from world import World
@@ -113,6 +114,7 @@ def candidate(version: str, *, as_champion: bool) -> dict[str, Any]:
 def play(
     directory: Path,
     *,
+    sent: Sequence[Sent] | None = None,
     partitions: int = 2,
     crash: tuple[Step, int] | None = None,
     loses_disk: bool = False,
@@ -134,9 +136,9 @@ def play(
     if crash is not None:
         world.crash(crash[0], after=crash[1])
     chunk: list[Sent] = []
-    for sent in traffic():
-        chunk.append(sent)
-        if sent.append_ms >= world.clock():
+    for record in traffic() if sent is None else sent:
+        chunk.append(record)
+        if record.append_ms >= world.clock():
             flush(world, chunk)
             chunk = []
             world.run(1)
@@ -253,3 +255,4 @@ def test_a_crash_at_any_step_of_a_commit_changes_nothing(
     crashed = play(tmp_path, crash=(step, after), loses_disk=after % 2 == 1)
     assert len(crashed.crashes) == 1
     assert verdicts(crashed) == verdicts(undisturbed)
+    assert recount(crashed.log()).differences == []

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from kedge.topics import CHANGELOGS, TOPICS, model_partition, request_partition
 from kedge_services.alerts.service import make as make_alerts
+from kedge_services.local.recount.plain import Record as PlainRecord
 from kedge_services.panes.service import make as make_panes
 from kedge_services.registry.service import make as make_registry
 from kedge_services.runtime.loop import Loop
@@ -29,6 +31,20 @@ MAKERS: dict[str, Callable[[Settings], Service]] = {
 
 
 OF_THE_MOMENT = ("revision", "labelled_total")
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Topics as plain lists, for the recount."""
+
+    records: dict[str, list[PlainRecord]]
+    sizes: dict[str, int]
+
+    def partitions(self, topic: str) -> int:
+        return self.sizes[topic]
+
+    def read(self, topic: str) -> list[PlainRecord]:
+        return self.records[topic]
 
 
 class World:
@@ -120,6 +136,22 @@ class World:
                 best[event["window_id"]] = event
         keep = {k: v for k, v in best.items() if v.get("is_final")}
         return {k: {n: x for n, x in v.items() if n not in OF_THE_MOMENT} for k, v in keep.items()}
+
+    def log(self) -> Lists:
+        """Give the topics as the recount reads them."""
+        return Lists(
+            {
+                topic: [
+                    PlainRecord(topic, r.partition, r.offset, r.timestamp_ms, r.key, r.value,
+                                tuple(r.headers))
+                    for r in self.broker.records(topic)
+                ]
+                for topic in TOPICS
+            },
+            {name: topic.partitions(requests=self.settings.request_partitions,
+                                    models=self.settings.model_partitions)
+             for name, topic in TOPICS.items()},
+        )  # fmt: skip
 
     def fates(self) -> dict[str, dict[str, int]]:
         """Sum up the last Progress of every source partition."""

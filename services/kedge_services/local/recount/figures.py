@@ -15,9 +15,9 @@ __all__ = ["Accuracy", "Promotions", "accuracies", "alerts_fired", "read_promoti
 
 @dataclass(slots=True)
 class Promotions:
-    """What became of the versions: every record, promotions as (version, time), rollbacks."""
+    """What became of the versions: all records, and promotions, with their times; rollbacks."""
 
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: list[tuple[dict[str, Any], int]] = field(default_factory=list)
     promoted: list[tuple[str, int]] = field(default_factory=list)
     rollbacks: int = 0
 
@@ -41,7 +41,7 @@ def read_promotions(log: Log) -> Promotions:
     standing: dict[tuple[str, str], str] = {}
     champions: dict[str, str] = {}
     for record, event in events(log.read("model-versions")):
-        found.records.append(event)
+        found.records.append((event, record.timestamp_ms))
         model, version = event["model"], event["version"]
         before = standing.get((model, version))
         standing[model, version] = event["status"]

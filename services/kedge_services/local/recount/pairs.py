@@ -16,6 +16,8 @@ __all__ = ["compare_evidence", "compare_pairs"]
 _STEPS = 32
 Who = tuple[str, str, str]
 """Model, champion and challenger."""
+VersionRecord = tuple[Mapping[str, Any], int]
+"""A record of a version, and its time."""
 
 
 def compare_pairs(
@@ -57,34 +59,48 @@ def compare_pairs(
         )  # fmt: skip
 
 
-def compare_evidence(
-    versions: Sequence[Mapping[str, Any]], deltas: Deltas, findings: Findings
-) -> None:
+def compare_evidence(versions: Sequence[VersionRecord], deltas: Deltas, findings: Findings) -> None:
     """Find the evidence of every decision in the pairs as they came.
 
     A contest takes pairs from the moment it began, so what it rests on must be
-    the sum of a run of deltas.
+    the sum of a run of deltas that began by then.
     """
-    for version in versions:
+    for at, (version, _) in enumerate(versions):
         evidence = version.get("evidence", {})
         if "challenger" not in evidence:
             continue
         who = (version["model"], evidence["champion"], evidence["challenger"])
-        sums = [(0, 0, 0)]
-        for _, _, differences in deltas.pairs.get(who, ()):
+        began_ms = max(
+            (at_ms for earlier, at_ms in versions[:at] if _opens(earlier, who)), default=0
+        )
+        sums, starts = [(0, 0, 0)], {(0, 0, 0)}
+        for record, _, differences in deltas.pairs.get(who, ()):
             n, wins, losses = sums[-1]
-            sums.append((
+            total = (
                 n + sum(differences.values()),
                 wins + sum(count for d, count in differences.items() if d > 0),
                 losses + sum(count for d, count in differences.items() if d < 0),
-            ))  # fmt: skip
+            )
+            sums.append(total)
+            if record.timestamp_ms <= began_ms:
+                starts.add(total)
         stated = (evidence["n"], evidence["wins"], evidence["losses"])
-        starts = {tuple(a - b for a, b in zip(total, stated, strict=True)) for total in sums}
+        possible = {tuple(a - b for a, b in zip(total, stated, strict=True)) for total in sums}
         findings.compare(
-            "evidence", f"pairs, wins, losses by which {version['version']} is {version['status']}",
+            "evidence",
+            f"pairs, wins, losses by which {version['version']} is {version['status']}",
             f"{'/'.join(who)}, sequence {version['sequence']}",
-            stated if starts & set(sums) else f"a sum of deltas, {sums[-1]} in all", stated,
+            stated if starts & possible else f"a sum of deltas, {sums[-1]} in all", stated,
         )  # fmt: skip
+
+
+def _opens(version: Mapping[str, Any], who: Who) -> bool:
+    """Say whether with this record a contest of these two may have begun."""
+    model, champion, challenger = who
+    return version["model"] == model and (version["version"], version["status"]) in (
+        (champion, "champion"),
+        (challenger, "shadow"),
+    )
 
 
 def _shadows(mine: Sequence[Predicted], champion: Predicted) -> list[Predicted]:

@@ -155,7 +155,7 @@ def murmur2(data: bytes) -> int:
     """Hash as Kafka's Java producer does: MurmurHash2 of 32 bits, seed 0x9747b28c.
 
     >>> hex(murmur2(b"21")), hex(murmur2(b"foobar"))
-    ('0xc5f2cdb5', '0xd0e1b9ab')
+    ('0xc5f2f8ec', '0xd0e47bbe')
     """
     word, m = 0xFFFFFFFF, 0x5BD1E995
     h = 0x9747B28C ^ len(data)
