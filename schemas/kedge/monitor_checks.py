@@ -15,6 +15,7 @@ from kedge.base import label_text
 from kedge.monitor import Monitor, Rule, format_duration
 from kedge.toml_lines import Location
 from kedge.topics import TOPICS
+from kedge.trainers import trainer_mistake
 
 __all__ = [
     "BUILT_IN_RULES",
@@ -22,7 +23,6 @@ __all__ = [
     "LOCAL",
     "PERFORMANCE_METRICS",
     "RETRAIN_KINDS",
-    "TRAINERS",
     "WINDOW_METRICS",
     "Mistake",
     "mistakes",
@@ -44,8 +44,6 @@ RETRAIN_KINDS = (
 LOCAL = "local"
 #: Rules every monitor has without declaring them.
 BUILT_IN_RULES = ("no-data", "low-coverage", "dead-letters", *RETRAIN_KINDS)
-#: Trainers that come with Kedge.
-TRAINERS = ("sklearn-hist-gradient-boosting", "river-logistic")
 #: What a rule can be about without naming a feature, by task.
 PERFORMANCE_METRICS = {
     "binary": ("accuracy", "error_rate", "precision", "recall", "f1"),
@@ -192,9 +190,8 @@ def _retrain(monitor: Monitor) -> Iterator[Mistake]:
         if name not in known:
             hint = suggestion(name, known)
             yield ("retrain", "on", index), f'"{name}" is no rule and no kind of alert; {hint}'
-    if retrain.trainer not in TRAINERS:
-        hint = suggestion(retrain.trainer, TRAINERS)
-        yield ("retrain", "trainer"), f'"{retrain.trainer}" is no trainer; {hint}'
+    if (mistake := trainer_mistake(retrain.trainer, monitor.task)) is not None:
+        yield ("retrain", "trainer"), mistake
     executors = [LOCAL, *(executor.name for executor in monitor.executors)]
     if retrain.executor not in executors:
         hint = suggestion(retrain.executor, executors)

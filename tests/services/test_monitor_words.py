@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from kedge.monitor_checks import (
-    FEATURE_METRICS,
-    PERFORMANCE_METRICS,
-    TRAINERS,
-    WINDOW_METRICS,
-)
+from kedge.monitor_checks import FEATURE_METRICS, PERFORMANCE_METRICS, WINDOW_METRICS
+from kedge.trainers import TRAINERS, Task
 from kedge_services.core.binning import FeatureBinner
 from kedge_services.core.deltas import DriftDelta, PerformanceDelta
 from kedge_services.core.detectors import Budget, DriftJudge
 from kedge_services.core.performance import performance_measures
 from kedge_services.core.references import build_reference
-from kedge_services.trainer.families import FAMILIES
+from kedge_services.trainer.families import family, learns_on
 
 
-def test_the_trainers_a_monitor_may_name_are_the_families_there_are() -> None:
-    assert set(TRAINERS) == set(FAMILIES)
+@pytest.mark.parametrize(("name", "tasks"), TRAINERS.items())
+def test_the_trainers_a_monitor_may_name_are_the_families_there_are(
+    name: str, tasks: tuple[Task, ...]
+) -> None:
+    for task in tasks:
+        assert family(name, task).name == name
+        assert learns_on(family(name, task), task).kinds
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from kedge.errors import UsageError
 from kedge.events import Example, Output, RetrainCause, RetrainRequest
 from kedge.monitor import Monitor, Retrain
+from kedge.trainers import TRAINERS
 from kedge.versions import ModelVersion
 from kedge_services.runtime.formats import load_predictor
 from kedge_services.trainer.training import Trained, shape_of, train
@@ -135,11 +136,10 @@ def accuracy(trained: Trained, rows: Sequence[Example]) -> float:
 # ---------------------------------------------------------------- first versions
 
 
-@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
-@pytest.mark.parametrize("trainer", ["sklearn-hist-gradient-boosting", "river-logistic"])
+@pytest.mark.parametrize(("trainer", "task"), [(n, t) for n, of in TRAINERS.items() for t in of])
 def test_a_first_version_is_complete(task: str, trainer: str) -> None:
     rows = stream(1_000, task=task)
-    mode: Mode = "incremental" if trainer == "river-logistic" else "batch"
+    mode: Mode = "incremental" if trainer.startswith("river-") else "batch"
     trained = first(rows[::-1], mode, monitor=monitor(task, trainer), ranges={0: (3, 900)})
     c = trained.candidate
     assert (c.failure, c.trainer, c.parent, c.created_ms) == (None, trainer, None, 5)
@@ -236,7 +236,7 @@ def test_rows_of_other_models_and_foreign_labels_are_left_out() -> None:
 
 
 def test_an_unknown_trainer_names_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"'forest'.*sklearn-hist-gradient-boosting"):
+    with pytest.raises(UsageError, match=r'"forest".*sklearn-hist-gradient-boosting'):
         first(stream(400), monitor=monitor(trainer="forest"))
 
 

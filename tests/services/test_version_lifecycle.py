@@ -34,7 +34,7 @@ def tree(threshold: float) -> bytes:
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.pipeline import Pipeline
 
-    from kedge_services.runtime.formats.skops_trees import dump
+    from kedge_services.runtime.formats.skops_files import dump
 
     x = np.linspace(0, 1, 200).reshape(-1, 1)
     model = HistGradientBoostingClassifier(max_iter=5, early_stopping=False, random_state=0)

@@ -96,6 +96,16 @@ class ServingSettings(_Section):
     )
 
 
+class TrainerSettings(_Section):
+    """What the training's subprocess may do."""
+
+    allow: list[str] = Field(
+        default=[],
+        description="Modules that a monitor's `package.module:function` may be imported from, "
+        "with all that is in them; none by default, as a monitor could then run any of their code.",
+    )
+
+
 class TimeSettings(_Section):
     """Event time, where a monitor does not say otherwise."""
 
@@ -129,6 +139,10 @@ class Settings(BaseSettings):
     loop: LoopSettings = Field(default=LoopSettings(), description="The transactional loop.")
     serving: ServingSettings = Field(
         default=ServingSettings(), description="The HTTP side of serving."
+    )
+    trainer: TrainerSettings = Field(
+        default=TrainerSettings(),
+        description="What the training's subprocess may do.",
     )
     time: TimeSettings = Field(
         default=TimeSettings(), description="Event time, where a monitor does not say otherwise."

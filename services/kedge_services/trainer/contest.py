@@ -13,7 +13,8 @@ from kedge.versions import ModelVersion
 from kedge_services.core import selection
 from kedge_services.core.selection import Choice, Window
 from kedge_services.runtime.formats import Predictor, load_predictor
-from kedge_services.trainer.families import INCREMENTAL, Family, Fitted, Shape, Table, family
+from kedge_services.runtime.formats.river_json import kind_of
+from kedge_services.trainer.families import Family, Fitted, Shape, Table, family, learns_on
 
 __all__ = ["Contest", "Trial"]
 
@@ -39,7 +40,7 @@ class Contest:
 
     Parameters
     ----------
-    request, examples, parent, parent_data, seed, fresh
+    request, examples, parent, parent_data, seed, fresh, allow
         As in :func:`kedge_services.trainer.training.train`.
     trainer
         The family the monitor names.
@@ -55,6 +56,7 @@ class Contest:
     seed: int
     fresh: Collection[str] | None
     examples: Sequence[Example]
+    allow: Collection[str] = ()
     #: Accuracy or absolute error of every training that was scored, by its name.
     considered: dict[str, float] = field(default_factory=dict)
 
@@ -100,25 +102,31 @@ class Contest:
     @cached_property
     def chosen(self) -> Family:
         """Give the monitor's own family."""
-        return family(self.trainer)
+        return family(self.trainer, self.shape.task, allow=self.allow)
 
     @cached_property
     def incremental(self) -> Family:
         """Give the family that learns on."""
-        return self.chosen if self.chosen.is_incremental else family(INCREMENTAL)
+        return learns_on(self.chosen, self.shape.task)
 
     @cached_property
     def start(self) -> bytes | None:
-        """Give the parent's artefact if learning can go on from it."""
-        parent = self.parent
+        """Give the parent's artefact if learning can go on from it.
+
+        A parent of another kind than the family's, a tree say where the monitor
+        has changed to a linear model, is none: the family then starts anew.
+        """
+        parent, data = self.parent, self.parent_data
         continues = (
             parent is not None
+            and data is not None
             and parent.artefact is not None
-            and parent.artefact.format == self.incremental.format
+            and parent.artefact.format == "river-json"
             and tuple(parent.feature_schema) == self.shape.columns
             and tuple(parent.classes) == self.shape.classes
+            and kind_of(data) in self.incremental.kinds
         )
-        return self.parent_data if continues else None
+        return data if continues else None
 
     # ---------------------------------------------------------------- the scores
 

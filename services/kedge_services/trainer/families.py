@@ -1,28 +1,27 @@
 """Model families: what a family has to offer, and the table of those there are.
 
-A new family is one file with a class that follows :class:`Family` and one line
-in :func:`family`.
+A new family is one file with a class that follows :class:`Family`, one line in
+:func:`family` and one in :data:`kedge.trainers.TRAINERS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from numpy.typing import NDArray
 
 from kedge.base import Scalar
 from kedge.errors import UsageError
 from kedge.events import Output
+from kedge.trainers import Task, is_own_trainer, trainer_mistake
 from kedge.versions import FeatureColumn
 from kedge_services.runtime.artefacts import Format
 from kedge_services.runtime.formats import Predictor, Row
+from kedge_services.runtime.formats.columns import matrix
 
-__all__ = ["FAMILIES", "INCREMENTAL", "Family", "Fitted", "Shape", "Table", "family"]
-
-#: The name of every family.
-FAMILIES = ("sklearn-hist-gradient-boosting", "river-logistic")
-#: The family that learns on from its parent where the monitor's own cannot.
-INCREMENTAL = "river-logistic"
+__all__ = ["Family", "Fitted", "Shape", "Table", "family", "learns_on"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +33,21 @@ class Shape:
 
     columns: tuple[FeatureColumn, ...]
     classes: tuple[Scalar, ...]
+
+    @property
+    def task(self) -> Task:
+        """Give the task by the number of classes."""
+        if not self.classes:
+            return "regression"
+        return "binary" if len(self.classes) == 2 else "multiclass"
+
+    def matrix(self, rows: Sequence[Row]) -> NDArray[Any]:
+        """Give rows as an array, shape (n, columns), as stored pipelines are asked with.
+
+        Numbers alone: of floats, NaN where one is missing.  With categories: of
+        objects, texts among them, NaN where one is missing.
+        """
+        return matrix(rows, self.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +89,8 @@ class Fitted:
         Answers as the loaded artefact would.
     dump
         Gives the artefact's bytes; the same for the same training.
+    format
+        Of these bytes.
     outputs
         Of a family that learns row by row: its answer to every row just before
         it learnt from it.
@@ -82,6 +98,7 @@ class Fitted:
 
     predictor: Predictor
     dump: Callable[[], bytes]
+    format: Format
     outputs: Sequence[Output] = ()
 
 
@@ -92,21 +109,19 @@ class Family(Protocol):
     ----------
     name
         As in the monitor's ``trainer``.
-    format
-        Of its artefacts.
-    is_incremental
-        Whether it can go on from an artefact: ``fit(b, start=dump(fit(a)))`` is
-        then the same model as ``fit(a + b)``.
+    kinds
+        What it can go on from, as ``river-json`` files name it: then
+        ``fit(b, start=dump(fit(a)))`` is the same model as ``fit(a + b)``.
+        None for a family that learns from all rows at once.
     libraries
         Distributions whose versions belong into the lineage.
     """
 
     name: str
-    format: Format
-    is_incremental: bool
+    kinds: tuple[str, ...]
     libraries: tuple[str, ...]
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self, shape: Shape) -> dict[str, Any]:
         """Give the parameters of the training, for the lineage."""
 
     def fit(self, table: Table, shape: Shape, *, seed: int, start: bytes | None = None) -> Fitted:
@@ -115,7 +130,7 @@ class Family(Protocol):
         Parameters
         ----------
         start
-            Artefact to go on from; only for an incremental family.
+            Artefact to go on from, of one of the family's kinds.
 
         Raises
         ------
@@ -126,20 +141,45 @@ class Family(Protocol):
         """
 
 
-def family(name: str) -> Family:
+def family(name: str, task: Task, *, allow: Collection[str] = ()) -> Family:
     """Give a family by its name; its libraries are imported only now.
+
+    Parameters
+    ----------
+    allow
+        Modules, with all that is in them, that a trainer's function may come from.
 
     Raises
     ------
     UsageError
-        There is none of this name.
+        There is none of this name, it cannot do the task, or its function may
+        not be imported.
     """
+    if (mistake := trainer_mistake(name, task)) is not None:
+        raise UsageError(mistake)
+    if is_own_trainer(name):
+        from kedge_services.trainer.own import OwnTrainer
+
+        return OwnTrainer(name, allow)
     if name == "sklearn-hist-gradient-boosting":
         from kedge_services.trainer.hist_gradient_boosting import HistGradientBoosting
 
         return HistGradientBoosting()
-    if name == "river-logistic":
-        from kedge_services.trainer.river_logistic import RiverLogistic
+    if name == "sklearn-linear":
+        from kedge_services.trainer.sklearn_linear import SklearnLinear
 
-        return RiverLogistic()
-    raise UsageError(f"there is no trainer {name!r}; known are: {', '.join(FAMILIES)}")
+        return SklearnLinear()
+    if name == "river-hoeffding-tree":
+        from kedge_services.trainer.hoeffding_tree import HoeffdingTree
+
+        return HoeffdingTree()
+    from kedge_services.trainer.river_linear import RiverLinear, RiverLogistic
+
+    return RiverLogistic() if name == "river-logistic" else RiverLinear()
+
+
+def learns_on(chosen: Family, task: Task) -> Family:
+    """Give the family that learns on from its parent: the monitor's own, if it can."""
+    if chosen.kinds:
+        return chosen
+    return family("river-linear" if task == "regression" else "river-logistic", task)

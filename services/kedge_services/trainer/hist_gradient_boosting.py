@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
-from kedge_services.runtime.artefacts import Format
-from kedge_services.runtime.formats.columns import is_text, numbers, texts
-from kedge_services.runtime.formats.skops_trees import TreesPredictor, dump, one_thread
+from kedge_services.runtime.formats.columns import is_text, matrix, numbers, texts_first
+from kedge_services.runtime.formats.skops_files import dump, one_thread
+from kedge_services.runtime.formats.skops_trees import TreesPredictor
 from kedge_services.trainer.families import Fitted, Shape, Table
 
 __all__ = ["HistGradientBoosting"]
@@ -30,11 +29,10 @@ class HistGradientBoosting:
     """
 
     name = "sklearn-hist-gradient-boosting"
-    format: Format = "skops"
-    is_incremental = False
+    kinds: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ("scikit-learn", "skops", "numpy")
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self, shape: Shape) -> dict[str, Any]:  # noqa: ARG002 -- the same for all
         """Give the parameters of the boosting."""
         return dict(_PARAMETERS)
 
@@ -47,9 +45,9 @@ class HistGradientBoosting:
         pipeline = _pipeline(shape, seed)
         target = np.asarray(table.targets, dtype=np.int64 if shape.classes else np.float64)
         with one_thread().limit(limits=1):
-            pipeline.fit(_columns(table, shape), target)
+            pipeline.fit(matrix(table.rows, texts_first(shape.columns), read=numbers), target)
         predictor = TreesPredictor(pipeline, shape.columns, shape.classes)
-        return Fitted(predictor, lambda: dump(pipeline))
+        return Fitted(predictor, lambda: dump(pipeline), "skops")
 
 
 def _pipeline(shape: Shape, seed: int) -> Any:
@@ -65,20 +63,3 @@ def _pipeline(shape: Shape, seed: int) -> Any:
     steps = ColumnTransformer([("categories", encoder, first)], remainder="passthrough")
     model = boosting(**_PARAMETERS, random_state=seed)
     return Pipeline([("encode", steps), ("model", model)])
-
-
-def _columns(table: Table, shape: Shape) -> Any:
-    """Give the features, shape (n, columns): texts first, then numbers."""
-    ordered = sorted(shape.columns, key=is_text, reverse=True)
-    if not any(map(is_text, ordered)):
-        columns: list[Any] = [numbers([r.get(c.name) for r in table.rows]) for c in ordered]
-        return np.column_stack(columns)
-    result = np.empty((len(table), len(ordered)), dtype=object)
-    for index, column in enumerate(ordered):
-        values = [row.get(column.name) for row in table.rows]
-        if is_text(column):
-            # None would become a category of its own; NaN stays missing.
-            result[:, index] = [math.nan if text is None else text for text in texts(values)]
-        else:
-            result[:, index] = numbers(values)
-    return result

@@ -77,8 +77,9 @@ def _work(order: Order) -> Result:
         from kedge_services.runtime.kafka import KafkaBackend
         from kedge_services.trainer.work import carry_out
 
-        backend = KafkaBackend(order.settings)
-        return Result(candidate=carry_out(plan, backend, ArtefactStore(order.settings.artefacts)))
+        settings = order.settings
+        backend, store = KafkaBackend(settings), ArtefactStore(settings.artefacts)
+        return Result(candidate=carry_out(plan, backend, store, allow=settings.trainer.allow))
     except KedgeError as error:
         _log.warning("training failed", request=plan.request.request_id, because=str(error))
         return Result(failure=str(error), is_final=not isinstance(error, Retry))

@@ -181,9 +181,23 @@ class TrainerTask:
             self._make_plan(record.offset, request, now_ms)
 
     def _make_plan(self, offset: int, request: RetrainRequest, now_ms: int) -> None:
-        """Fix everything the training depends on, as it is committed by now."""
+        """Fix everything the training depends on, as it is committed by now.
+
+        A request may have waited while another training, or a person, made
+        another version champion.  A comparison with the one that no longer
+        serves would say nothing (the registry would not promote on it), and
+        learning on from it would leave out what its successor has learnt: so
+        the parent is whoever serves when the training starts.
+        """
         self._context.refresh()
-        if request.base_version is None and (champion := self._champion_of(request.model)):
+        champion = self._champion_of(request.model)
+        if champion is not None and request.base_version != champion.version:
+            _log.info(
+                "training against the present champion",
+                request=request.request_id,
+                asked=request.base_version,
+                champion=champion.version,
+            )
             request = request.model_copy(update={"base_version": champion.version})
         base = request.base_version
         monitor = self._monitor_of(request.model)

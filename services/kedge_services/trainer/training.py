@@ -49,6 +49,7 @@ def train(
     created_ms: int | None = None,
     ranges: Ranges | None = None,
     fresh: Collection[str] | None = None,
+    allow: Collection[str] = (),
 ) -> Trained:
     """Train what the request asks for and say whether it is better than its parent.
 
@@ -71,11 +72,17 @@ def train(
     fresh
         Prediction ids the parent has not learnt from; by default those with a
         label after the last one of its lineage.
+    allow
+        Modules that a function of the user's own may be imported from.
 
     Raises
     ------
     UsageError
-        The monitor names a trainer that does not exist.
+        The monitor names a trainer that does not exist, cannot do its task, may
+        not be imported, or fails.
+    UnsafeArtefact
+        A function of the user's own gives what cannot be stored, or the parent's
+        artefact is none.
     """
     contest = Contest(
         request=request,
@@ -86,6 +93,7 @@ def train(
         seed=seed,
         fresh=fresh,
         examples=examples,
+        allow=allow,
     )
     created_ms = request.event_time_ms if created_ms is None else created_ms
     run = _Run(contest, created_ms, dict(ranges or {}))
@@ -192,7 +200,7 @@ class _Run:
         artefact = Artefact(
             uri=f"sha256:{hashlib.sha256(data).hexdigest()}",
             sha256=hashlib.sha256(data).hexdigest(),
-            format=trial.family.format,
+            format=fitted.format,
             size=len(data),
         )
         candidate = self.manifest(
@@ -222,7 +230,7 @@ class _Run:
 
     def _lineage(self, trial: Trial, rows: Sequence[Example]) -> Lineage:
         parameters: dict[str, Any] = {
-            **trial.family.parameters(),
+            **trial.family.parameters(self.contest.shape),
             "window": trial.choice.name.partition(", ")[2],
             "hold_out": len(self.contest.rows) - self.contest.before,
             "considered": self.contest.considered,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -58,14 +58,18 @@ class Found:
     places: dict[str, _Place] = field(default_factory=dict)
 
 
-def carry_out(plan: Plan, backend: Backend, store: ArtefactStore) -> Candidate:
+def carry_out(
+    plan: Plan, backend: Backend, store: ArtefactStore, *, allow: Collection[str] = ()
+) -> Candidate:
     """Train as planned; a training that comes to nothing is a candidate, too.
+
+    ``allow`` names modules that a trainer's function may be imported from.
 
     Raises
     ------
     KedgeError
         Kafka or the store does not answer, the parent's artefact is not what its
-        manifest says, or the monitor is missing or names an unknown trainer.
+        manifest says, or the monitor is missing or names a trainer that cannot train it.
     """
     if plan.monitor is None:
         raise UsageError(f"no monitor declares a model {plan.request.model!r}")
@@ -86,6 +90,7 @@ def carry_out(plan: Plan, backend: Backend, store: ArtefactStore) -> Candidate:
         created_ms=plan.created_ms,
         ranges=found.ranges,
         fresh=fresh,
+        allow=allow,
     )
     candidate = trained.candidate
     if trained.data is None or candidate.artefact is None:

@@ -49,9 +49,9 @@ def load_predictor(version: ModelVersion | Candidate, data: bytes) -> Predictor:
     if version.artefact is None:
         raise UnsafeArtefact(f"model {version.model!r}: this version has no artefact to load")
     if version.artefact.format == "skops":
-        from kedge_services.runtime.formats import skops_trees
+        from kedge_services.runtime.formats import skops_files
 
-        return skops_trees.load(data, version.feature_schema, version.classes)
+        return skops_files.load(data, version.feature_schema, version.classes)
     if version.artefact.format == "river-json":
         from kedge_services.runtime.formats import river_json
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,21 @@ from kedge.base import Scalar, label_text
 from kedge.events import Output
 from kedge.versions import FeatureColumn
 
-__all__ = ["class_outputs", "is_text", "numbers", "texts"]
+__all__ = [
+    "LARGEST",
+    "class_outputs",
+    "is_text",
+    "known_numbers",
+    "matrix",
+    "numbers",
+    "texts",
+    "texts_first",
+]
 
-#: The largest number a model sees.
+#: The largest number a tree sees.
 BOUND = 1e300
+#: Beyond it a number counts as missing wherever it is squared: no finite variance is left.
+LARGEST = 1e100
 
 _NUMBERS = frozenset({float, int, bool, type(None)})
 _TEXTS = frozenset({str, type(None)})
@@ -36,6 +48,17 @@ def numbers(values: Sequence[Scalar | None]) -> NDArray[np.float64]:
     [1.0, nan, nan, 1.0, -1e+300]
     """
     return np.clip(_floats(values), -BOUND, BOUND)
+
+
+def known_numbers(values: Sequence[Scalar | None]) -> NDArray[np.float64]:
+    """Give a numeric column, shape (n,); NaN is missing, and so is what is beyond :data:`LARGEST`.
+
+    >>> known_numbers([1, None, "7", 1e200, float("inf")]).tolist()
+    [1.0, nan, nan, nan, nan]
+    """
+    column = _floats(values)
+    column[~(np.abs(column) <= LARGEST)] = math.nan
+    return column
 
 
 def _floats(values: Sequence[Scalar | None]) -> NDArray[np.float64]:
@@ -69,6 +92,33 @@ def texts(values: Sequence[Scalar | None]) -> Sequence[str | None]:
         None if value is None or value != value else label_text(value)  # noqa: PLR0124 -- NaN
         for value in values
     ]
+
+
+def texts_first(columns: Sequence[FeatureColumn]) -> list[FeatureColumn]:
+    """Give the columns of categories, then those of numbers, each in their order."""
+    return sorted(columns, key=is_text, reverse=True)
+
+
+def matrix(
+    rows: Sequence[Mapping[str, Scalar | None]],
+    columns: Sequence[FeatureColumn],
+    *,
+    read: Callable[[Sequence[Scalar | None]], NDArray[np.float64]] = known_numbers,
+) -> NDArray[Any]:
+    """Give an array, shape (n, columns); a missing value is NaN, of a category, too.
+
+    Without categories it is one of floats, else one of objects.
+    """
+    kind = object if any(map(is_text, columns)) else np.float64
+    result: NDArray[Any] = np.empty((len(rows), len(columns)), dtype=kind)
+    for index, column in enumerate(columns):
+        values = [row.get(column.name) for row in rows]
+        if is_text(column):
+            # None would become a category of its own; NaN stays missing.
+            result[:, index] = [math.nan if text is None else text for text in texts(values)]
+        else:
+            result[:, index] = read(values)
+    return result
 
 
 def class_outputs(probabilities: NDArray[np.float64], classes: Sequence[Scalar]) -> list[Output]:

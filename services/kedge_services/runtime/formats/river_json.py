@@ -1,45 +1,48 @@
-"""The ``river-json`` format: a linear model of River as plain JSON numbers.
+"""The ``river-json`` format: models of River as plain JSON numbers.
 
-Holds all that learning goes on from: weights, intercept, the running mean and
-variance of every numeric column and the categories seen so far.  JSON's
-shortest floats read back as the same floats, so a model that is written, read
-and taught further is the model that was never written.
+Holds all that learning goes on from.  JSON's shortest floats read back as the
+same floats, so a model that is written, read and taught further is the model
+that was never written.  The first field says of which shape a file is:
+``kedge-linear-1`` (:mod:`~kedge_services.runtime.formats.river_linear`) or
+``kedge-tree-1`` (:mod:`~kedge_services.runtime.formats.river_tree`).
 
 Reading a file and predicting need neither River nor its start-up time.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from kedge.base import Scalar
+from kedge.base import Scalar, label_text
 from kedge.errors import UnsafeArtefact
-from kedge.events import Output
 from kedge.versions import FeatureColumn
-from kedge_services.runtime.formats import Row
-from kedge_services.runtime.formats.columns import class_outputs, is_text, numbers, texts
+from kedge_services.runtime.formats import Predictor
+from kedge_services.runtime.formats.columns import LARGEST
 
 __all__ = [
-    "LARGEST",
-    "LinearPredictor",
-    "LinearState",
+    "LIMIT",
+    "Z_BOUND",
     "Moments",
-    "dump",
+    "decode",
+    "encode",
+    "kind_of",
     "load",
-    "read",
+    "number_of",
+    "text_of",
 ]
 
-#: A number beyond it counts as missing: its square would leave no finite variance.
-LARGEST = 1e100
+#: Scaled numbers are put on this bound: one far outlier must not throw a model off.
+Z_BOUND = 10.0
+#: Bytes a file may have.
+LIMIT = 1 << 26
+
+State = TypeVar("State", bound=msgspec.Struct)
 
 
-class Moments(msgspec.Struct, frozen=True):
+class Moments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Running count, mean and population variance of a column."""
 
     count: int = 0
@@ -47,182 +50,80 @@ class Moments(msgspec.Struct, frozen=True):
     variance: float = 0.0
 
 
-class Function(msgspec.Struct, frozen=True):
-    """One linear function of the columns.
+class _Head(msgspec.Struct):
+    """What every file has, whatever else is in it."""
 
-    Attributes
-    ----------
-    index
-        Of the class it belongs to (softmax only).
-    intercept
-        The constant; River's softmax has none and learns the weight of column
-        ``""``, which is 1 in every row.
-    terms
-        Column, category and weight; for a number the category is None and the
-        weight that of its z-score.  In the order of learning: floats are added
-        up in it, so another order would give other last bits.
-    """
-
-    index: int = 0
-    intercept: float = 0.0
-    terms: list[tuple[str, str | None, float]] = []
-
-    def numeric(self) -> dict[str, float]:
-        """Give the weights of the numeric columns."""
-        return {column: weight for column, category, weight in self.terms if category is None}
-
-    def categorical(self) -> dict[str, dict[str, float]]:
-        """Give the weights by column and category."""
-        result: dict[str, dict[str, float]] = {}
-        for column, category, weight in self.terms:
-            if category is not None:
-                result.setdefault(column, {})[category] = weight
-        return result
+    kind: str = ""
+    format: str = ""
 
 
-class LinearState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything a linear model knows.
-
-    Attributes
-    ----------
-    kind
-        ``logistic`` and ``linear`` have one function; ``softmax`` has one for
-        each class seen so far, named by its index, in the order first seen.
-    iterations
-        Rows learnt.
-    scaler
-        Moments of the numeric columns; a missing number becomes its mean.
-    target
-        Moments of the label (``linear`` only); the function gives its z-score.
-    """
-
-    kind: Literal["logistic", "softmax", "linear"]
-    iterations: int
-    scaler: dict[str, Moments]
-    functions: list[Function]
-    target: Moments = Moments()
-    format: Literal["kedge-linear-1"] = "kedge-linear-1"
+def number_of(value: Scalar | None) -> float | None:
+    """Give the number of a numeric column; None is missing, and so is what is no number."""
+    if value is None or isinstance(value, str) or not abs(value) <= LARGEST:
+        return None
+    return float(value)
 
 
-def _numbers_of(state: LinearState) -> Iterator[float]:
-    for moments in (*state.scaler.values(), state.target):
-        yield from (moments.mean, moments.variance)
-    for function in state.functions:
-        yield function.intercept
-        for _, _, weight in function.terms:
-            yield weight
+def text_of(value: Scalar | None) -> str | None:
+    """Give the category of a categorical column; None is missing."""
+    if value is None or value != value:  # noqa: PLR0124 -- only NaN differs from itself
+        return None
+    return label_text(value)
 
 
-def dump(state: LinearState) -> bytes:
+def encode(state: msgspec.Struct) -> bytes:
     """Write a state; equal states give equal bytes.
 
     Raises
     ------
     ValueError
-        A number is not finite: the model has diverged.
+        It is larger than what is read back.
     """
-    if not all(map(math.isfinite, _numbers_of(state))):
-        raise ValueError("the linear model has diverged: a weight is not finite")
-    return msgspec.json.encode(state)
+    data = msgspec.json.encode(state)
+    if len(data) > LIMIT:
+        raise ValueError(f"the model takes {len(data)} bytes, more than {LIMIT}")
+    return data
 
 
-def read(data: bytes) -> LinearState:
-    """Read what :func:`dump` wrote.
+def decode(data: bytes, shape: type[State]) -> State:
+    """Read a state of this shape.
 
     Raises
     ------
     UnsafeArtefact
         The bytes are no such state.
     """
+    if len(data) > LIMIT:
+        raise UnsafeArtefact(f"a river-json file has {len(data)} bytes, more than {LIMIT}")
     try:
-        state = msgspec.json.decode(data, type=LinearState)
-    except msgspec.DecodeError as error:
+        return msgspec.json.decode(data, type=shape)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise UnsafeArtefact(f"a river-json file cannot be read: {error}") from error
-    least = [moments.variance for moments in (*state.scaler.values(), state.target)]
-    if min(least) < 0 or not all(map(math.isfinite, _numbers_of(state))):
-        raise UnsafeArtefact("a river-json file holds a number that cannot be")
-    return state
 
 
-def load(
-    data: bytes, schema: Sequence[FeatureColumn], classes: Sequence[Scalar]
-) -> LinearPredictor:
+def kind_of(data: bytes) -> str:
+    """Give the kind of model a file says it holds.
+
+    Raises
+    ------
+    UnsafeArtefact
+        It says nothing.
+    """
+    return decode(data, _Head).kind
+
+
+def load(data: bytes, schema: Sequence[FeatureColumn], classes: Sequence[Scalar]) -> Predictor:
     """Read a file and make it ready to predict.
 
     Raises
     ------
     UnsafeArtefact
-        The bytes are no such state, or one of other classes.
+        The bytes are no model, or one of other columns or classes.
     """
-    return LinearPredictor(read(data), schema, classes)
+    if decode(data, _Head).format == "kedge-tree-1":
+        from kedge_services.runtime.formats import river_tree
 
+        return river_tree.load(data, schema, classes)
+    from kedge_services.runtime.formats import river_linear
 
-class LinearPredictor:
-    """Scores batches with a linear model.
-
-    Raises
-    ------
-    UnsafeArtefact
-        The state is of another kind or of other classes than the version.
-    """
-
-    def __init__(
-        self, state: LinearState, schema: Sequence[FeatureColumn], classes: Sequence[Scalar]
-    ) -> None:
-        kind = {0: "linear", 2: "logistic"}.get(len(classes), "softmax")
-        indices = [function.index for function in state.functions]
-        if state.kind != kind or (kind != "softmax" and len(indices) != 1):
-            raise UnsafeArtefact(f"a river-json file is {state.kind!r}, its version needs {kind!r}")
-        if kind == "softmax" and not set(indices) <= set(range(len(classes))):
-            raise UnsafeArtefact("a river-json file has other classes than its manifest says")
-        self._state = state
-        self._classes = list(classes)
-        self._functions = [
-            (f.intercept + f.numeric().get("", 0.0), f.numeric(), f.categorical())
-            for f in state.functions
-        ]
-        self._numbers = [column.name for column in schema if not is_text(column)]
-        self._texts = [column.name for column in schema if is_text(column)]
-
-    def predict(self, rows: Sequence[Row]) -> list[Output]:
-        """Score a batch; see :class:`~kedge_services.runtime.formats.Predictor`."""
-        if not rows:
-            return []
-        raw = self._raw(rows)
-        if self._state.kind == "linear":
-            target = self._state.target
-            values = raw[:, 0] * math.sqrt(target.variance) + target.mean
-            return [Output(value=value) for value in values.tolist()]
-        probabilities = np.zeros((len(rows), len(self._classes)))
-        if self._state.kind == "logistic":
-            probabilities[:, 1] = 1.0 / (1.0 + np.exp(-np.clip(raw[:, 0], -700.0, 700.0)))
-            probabilities[:, 0] = 1.0 - probabilities[:, 1]
-        elif raw.shape[1]:
-            powers = np.exp(raw - raw.max(axis=1, keepdims=True))
-            indices = [function.index for function in self._state.functions]
-            probabilities[:, indices] = powers / powers.sum(axis=1, keepdims=True)
-        return class_outputs(probabilities, self._classes)
-
-    def _raw(self, rows: Sequence[Row]) -> NDArray[np.float64]:
-        """Give the linear functions' values, shape (n, functions)."""
-        functions = self._functions
-        result = np.tile([constant for constant, _, _ in functions], (len(rows), 1))
-        for name in self._numbers:
-            moments = self._state.scaler.get(name)
-            if moments is None or moments.variance == 0:
-                continue
-            column = numbers([row.get(name) for row in rows])
-            known = np.abs(column) <= LARGEST
-            score = np.zeros(len(rows))
-            score[known] = (column[known] - moments.mean) / math.sqrt(moments.variance)
-            for index, (_, numeric, _) in enumerate(functions):
-                result[:, index] += score * numeric.get(name, 0.0)
-        for name in self._texts:
-            categories = texts([row.get(name) for row in rows])
-            for index, (_, _, categorical) in enumerate(functions):
-                weights = categorical.get(name, {})
-                result[:, index] += [
-                    0.0 if category is None else weights.get(category, 0.0)
-                    for category in categories
-                ]
-        return result
+    return river_linear.load(data, schema, classes)

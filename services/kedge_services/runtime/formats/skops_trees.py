@@ -1,26 +1,18 @@
-"""The ``skops`` format: scikit-learn's histogram gradient boosting as a file without code.
+"""Histogram gradient boosting in ``skops``: a pipeline of two steps, made ready for batches.
 
-A file holds a pipeline of two steps: ``encode`` turns categories into numbers
-(the text columns come first, in the order of the feature schema), ``model`` is
-the boosting.  Every type in it must be one that skops trusts by default, or
-``TreePredictor``.  skops does not trust that one because scikit-learn follows
+``encode`` turns categories into numbers (the text columns come first, in the
+order of the feature schema), ``model`` is the boosting.  scikit-learn follows
 the indices of its nodes unchecked, so they are checked here.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import zipfile
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
-import skops.io
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from kedge.base import Scalar
 from kedge.errors import UnsafeArtefact
@@ -28,103 +20,13 @@ from kedge.events import Output
 from kedge.versions import FeatureColumn
 from kedge_services.runtime.formats import Row
 from kedge_services.runtime.formats.columns import class_outputs, is_text, numbers, texts
+from kedge_services.runtime.formats.skops_files import one_thread
 
-__all__ = ["TRUSTED", "TreesPredictor", "dump", "load", "one_thread"]
-
-#: What is trusted beyond skops' own list.
-TRUSTED = ("sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",)
-
-#: Bytes a file may unpack to; one of 60 rounds and 31 leaves has half a megabyte.
-UNPACKED_LIMIT = 1 << 29
-
-
-@cache
-def one_thread() -> ThreadpoolController:
-    """Give the controller that keeps OpenMP to one thread: ``one_thread().limit(limits=1)``.
-
-    Sums over threads depend on their number in the last bit, and on a busy
-    machine threads that wait for each other cost more than they save.
-    """
-    import sklearn.ensemble  # noqa: F401 -- the controller knows only what is loaded
-
-    return ThreadpoolController().select(user_api="openmp")
-
-
-def dump(pipeline: Any) -> bytes:
-    """Write a fitted pipeline; equal pipelines give equal bytes.
-
-    skops names parts by their address in memory and files carry the time of
-    writing; both are replaced by what does not change from run to run.
-    """
-    names: dict[str, str] = {}
-
-    def renumbered(node: Any) -> Any:
-        if isinstance(node, list):
-            return [renumbered(item) for item in node]
-        if not isinstance(node, dict):
-            return node
-        result: dict[str, Any] = {}
-        for key, value in node.items():
-            if key == "__id__":
-                result[key] = int(names.setdefault(str(value), str(len(names) + 1)))
-            elif key == "file" and isinstance(value, str):
-                stem, dot, suffix = value.partition(".")
-                result[key] = names.setdefault(stem, str(len(names) + 1)) + dot + suffix
-            else:
-                result[key] = renumbered(value)
-        return result
-
-    written = io.BytesIO()
-    with (
-        zipfile.ZipFile(io.BytesIO(skops.io.dumps(pipeline))) as source,
-        zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as target,
-    ):
-        schema = renumbered(json.loads(source.read("schema.json")))
-        parts = {"schema.json": json.dumps(schema, separators=(",", ":")).encode()}
-        for name in source.namelist():
-            stem, dot, suffix = name.partition(".")
-            if stem in names:
-                parts[names[stem] + dot + suffix] = source.read(name)
-        for name in sorted(parts):
-            target.writestr(_entry(name), parts[name])
-    return written.getvalue()
-
-
-def _entry(name: str) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    return entry
-
-
-def load(data: bytes, schema: Sequence[FeatureColumn], classes: Sequence[Scalar]) -> TreesPredictor:
-    """Read a file that :func:`dump` wrote.
-
-    Raises
-    ------
-    UnsafeArtefact
-        The file is damaged, holds a type that is not trusted (the message names
-        it), or a model of other columns or classes.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as file:
-            unpacked = sum(entry.file_size for entry in file.infolist())
-        # Asked of the index alone, before anything is unpacked.
-        types = skops.io.get_untrusted_types(data=data) if unpacked <= UNPACKED_LIMIT else []
-        foreign = sorted(set(types) - set(TRUSTED))
-        safe = unpacked <= UNPACKED_LIMIT and not foreign
-        pipeline = skops.io.loads(data, trusted=list(TRUSTED)) if safe else None
-    except Exception as error:
-        # Whatever a damaged or hostile file provokes inside zipfile, json, NumPy or skops.
-        raise UnsafeArtefact(f"a skops file cannot be read: {error!r:.300}") from error
-    if foreign:
-        raise UnsafeArtefact(f"a skops file holds types that are not trusted: {', '.join(foreign)}")
-    if pipeline is None:
-        raise UnsafeArtefact(f"a skops file unpacks to {unpacked} bytes")
-    return TreesPredictor(pipeline, schema, classes)
+__all__ = ["TreesPredictor", "check_trees"]
 
 
 class TreesPredictor:
-    """A pipeline as :func:`load` expects it, made ready for batches.
+    """A pipeline of ``encode`` and ``model``.
 
     The columns are encoded here instead of by the pipeline: one dictionary
     look-up a category is several times as fast as going through an array of
@@ -163,7 +65,7 @@ class TreesPredictor:
             {text: float(code) for code, text in enumerate(known) if isinstance(text, str)}
             for known in categories
         ]
-        _check_trees(self._model, columns=len(schema))
+        check_trees(self._model, columns=len(schema))
         if classes:
             self._indices = [int(index) for index in self._model.classes_]
             if not set(self._indices) <= set(range(len(classes))):
@@ -194,7 +96,7 @@ class TreesPredictor:
         return class_outputs(probabilities, self._classes)
 
 
-def _check_trees(model: Any, *, columns: int) -> None:
+def check_trees(model: Any, *, columns: int) -> None:
     """Check every index that scikit-learn follows without looking.
 
     Raises

@@ -1,9 +1,9 @@
-"""Family ``river-logistic``: a linear model of River that learns row by row, for ever.
+"""Families ``river-logistic`` and ``river-linear``: linear models that learn row by row, for ever.
 
-Numbers are scaled by their running mean and deviation; a missing number counts
-as its mean.  A category is a weight of its own; a missing one has none.
-Two classes: logistic regression; more: softmax; numbers: linear regression on
-the scaled target.
+Numbers are scaled by their running mean and deviation, within bounds; a missing
+number counts as its mean.  A category is a weight of its own; a missing one has
+none.  Two classes: logistic regression; more: softmax; numbers: linear
+regression on the scaled target.
 """
 
 from __future__ import annotations
@@ -14,26 +14,24 @@ from typing import Any, Literal
 
 from river.linear_model import LinearRegression, LogisticRegression, SoftmaxRegression
 from river.optim import SGD
-from river.preprocessing import StandardScaler
 from river.utils import VectorDict
 
-from kedge.base import Scalar, label_text
+from kedge.base import label_text
 from kedge.events import Output
-from kedge_services.runtime.artefacts import Format
 from kedge_services.runtime.formats import Row
 from kedge_services.runtime.formats.columns import is_text
-from kedge_services.runtime.formats.river_json import (
-    LARGEST,
+from kedge_services.runtime.formats.river_json import Moments, number_of, text_of
+from kedge_services.runtime.formats.river_linear import (
     Function,
     LinearPredictor,
     LinearState,
-    Moments,
     dump,
     read,
 )
 from kedge_services.trainer.families import Fitted, Shape, Table
+from kedge_services.trainer.river_scaling import learning_rate, moments_of, scaler_of, z_scores
 
-__all__ = ["CATEGORIES", "Learner", "RiverLogistic"]
+__all__ = ["CATEGORIES", "Learner", "RiverLinear", "RiverLogistic"]
 
 #: Categories of one column that get a weight; later ones count as missing.
 CATEGORIES = 1_000
@@ -44,20 +42,19 @@ Key = tuple[str, str | None]
 #: The constant of softmax.
 _ONE: Key = ("", None)
 #: The label of a regression.
-_TARGET: Key = ("target", None)
+_TARGET = "target"
 
 
 class RiverLogistic:
-    """The family; all that it knows about a training is in its :class:`Learner`."""
+    """The family for classes; all that it knows about a training is in its :class:`Learner`."""
 
     name = "river-logistic"
-    format: Format = "river-json"
-    is_incremental = True
+    kinds: tuple[str, ...] = ("logistic", "softmax")
     libraries: tuple[str, ...] = ("river",)
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self, shape: Shape) -> dict[str, Any]:
         """Give the parameters of the gradient descent."""
-        return {"learning_rate": LEARNING_RATE, "categories": CATEGORIES}
+        return {"learning_rate": _rate(shape), "categories": CATEGORIES}
 
     def fit(self, table: Table, shape: Shape, *, seed: int, start: bytes | None = None) -> Fitted:  # noqa: ARG002 -- nothing is drawn
         """Train; see :class:`~kedge_services.trainer.families.Family`."""
@@ -68,7 +65,20 @@ class RiverLogistic:
         ]
         state = learner.state()
         data = dump(state)
-        return Fitted(LinearPredictor(state, shape.columns, shape.classes), lambda: data, outputs)
+        predictor = LinearPredictor(state, shape.columns, shape.classes)
+        return Fitted(predictor, lambda: data, "river-json", outputs)
+
+
+class RiverLinear(RiverLogistic):
+    """The family for numbers; the learner tells by the shape what to do."""
+
+    name = "river-linear"
+    kinds = ("linear",)
+
+
+def _rate(shape: Shape) -> float:
+    # The gradient of a class is at most 1, that of a number has no such bound.
+    return LEARNING_RATE if shape.classes else learning_rate(len(shape.columns))
 
 
 class Learner:
@@ -92,8 +102,8 @@ class Learner:
             state = LinearState(self._kind, iterations=0, scaler={}, functions=functions)
         # A predictor refuses what does not fit together.
         LinearPredictor(state, shape.columns, shape.classes)
-        self._scaler = _scaler(state.scaler)
-        self._target = _scaler({_TARGET[0]: state.target})
+        self._scaler = scaler_of(state.scaler)
+        self._target = scaler_of({_TARGET: state.target})
         self._seen = {
             name: {text for f in state.functions for text in f.categorical().get(name, {})}
             for name in self._texts
@@ -107,7 +117,7 @@ class Learner:
         answer = self._answer(self._inputs(row, known))
         self._scaler.learn_one(known)
         for name in self._texts:
-            text = _text(row.get(name))
+            text = text_of(row.get(name))
             if text is not None and len(self._seen[name]) < CATEGORIES:
                 self._seen[name].add(text)
         self._iterations += 1
@@ -130,24 +140,24 @@ class Learner:
             ]
         else:
             functions = [Function(0, float(self._model.intercept), _terms(self._model.weights))]
-        target = _moments(self._target).get(_TARGET[0], Moments())
-        return LinearState(self._kind, self._iterations, _moments(self._scaler), functions, target)
+        target = moments_of(self._target).get(_TARGET, Moments())
+        return LinearState(
+            self._kind, self._iterations, moments_of(self._scaler), functions, target
+        )
 
     # ------------------------------------------------------------------ inside
 
-    def _known(self, row: Row) -> dict[Key, float]:
+    def _known(self, row: Row) -> dict[str, float]:
         """Give the numbers that are there; absent ones stay out of River's sums."""
-        result: dict[Key, float] = {}
-        for name in self._numbers:
-            value = row.get(name)
-            if value is not None and not isinstance(value, str) and abs(value) <= LARGEST:
-                result[name, None] = float(value)
-        return result
+        found = ((name, number_of(row.get(name))) for name in self._numbers)
+        return {name: number for name, number in found if number is not None}
 
-    def _inputs(self, row: Row, known: Mapping[Key, float]) -> dict[Key, float]:
-        inputs: dict[Key, float] = self._scaler.transform_one(known)
+    def _inputs(self, row: Row, known: Mapping[str, float]) -> dict[Key, float]:
+        inputs: dict[Key, float] = {
+            (name, None): score for name, score in z_scores(self._scaler, known).items()
+        }
         for name in self._texts:
-            text = _text(row.get(name))
+            text = text_of(row.get(name))
             if text is not None and text in self._seen[name]:
                 inputs[name, text] = 1.0
         if self._kind == "softmax":
@@ -170,41 +180,20 @@ class Learner:
         return Output(label=classes[best], scores=scores)
 
     def _restored(self, state: LinearState) -> Any:
+        rate = _rate(self._shape)
         if self._kind == "softmax":
-            softmax = SoftmaxRegression(optimizer=SGD(LEARNING_RATE))
+            softmax = SoftmaxRegression(optimizer=SGD(rate))
             for function in state.functions:
                 softmax.weights[function.index].update(_flat(function))
             return softmax
         kind = LogisticRegression if self._kind == "logistic" else LinearRegression
-        model: Any = kind(optimizer=SGD(LEARNING_RATE), intercept_lr=LEARNING_RATE)
+        model: Any = kind(optimizer=SGD(rate), intercept_lr=rate)
         [function] = state.functions
         # River has no public way to set weights; the tests compare with it at every row.
         model._weights = VectorDict(_flat(function))  # noqa: SLF001
         model.intercept = function.intercept
         model.optimizer.n_iterations = state.iterations
         return model
-
-
-def _text(value: Scalar | None) -> str | None:
-    missing = value is None or value != value  # noqa: PLR0124 -- only NaN differs from itself
-    return None if missing else label_text(value)  # type: ignore[arg-type]  # it is not None
-
-
-def _scaler(state: Mapping[str, Moments]) -> Any:
-    scaler = StandardScaler()
-    for name, moments in state.items():
-        key = (name, None)
-        scaler.counts[key] = moments.count
-        scaler.means[key] = moments.mean
-        scaler.vars[key] = moments.variance
-    return scaler
-
-
-def _moments(scaler: Any) -> dict[str, Moments]:
-    return {
-        key[0]: Moments(int(count), float(scaler.means[key]), float(scaler.vars[key]))
-        for key, count in scaler.counts.items()
-    }
 
 
 def _flat(function: Function) -> dict[Key, float]:
