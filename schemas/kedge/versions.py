@@ -54,7 +54,7 @@ class Candidate(Event):
     ordinal: int = 0
     model: Name
     parent: str | None = None
-    version: str | None = Field(
+    version: Name | None = Field(
         default=None, description="Only for a version that was made elsewhere and has a name."
     )
     as_champion: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,11 @@ def test_versions_are_registered_promoted_and_rolled_back(
     run: Run, monitor_file: str, tmp_path: Path
 ) -> None:
     status, _, complaint = register(run, "v1")
-    assert (status, complaint) == (
-        2, "kedge: loans has no monitor; publish one first: kedge apply MONITOR.toml\n",
-    )  # fmt: skip
+    assert status == 2
+    assert complaint == (
+        "kedge: loans has no monitor (there are: none); publish one first: "
+        "kedge apply MONITOR.toml\n"
+    )
     status, applied, _ = run("apply", monitor_file)
     assert (status, applied[0]["result"]) == (0, "new")
     assert run("apply", monitor_file)[1][0]["result"] == "unchanged"
@@ -90,7 +93,7 @@ def test_versions_are_registered_promoted_and_rolled_back(
     reference = tmp_path / "reference.csv"
     reference.write_text("age,y\n" + "30,no\n40,yes\n" * 50)
     status, first, complaint = register(
-        run, "v1", "--champion", "--reference", str(reference), "--label", "y"
+        run, "v1", "--as-champion", "--reference", str(reference), "--label", "y"
     )
     assert (status, complaint) == (0, "")
     assert (first["status"], first["lineage"]["rows"]) == ("champion", 100)
@@ -115,8 +118,41 @@ def test_versions_are_registered_promoted_and_rolled_back(
     assert {v["version"]: v["status"] for v in versions} == {"v1": "champion", "v2": "retired"}
     assert run("models", "show", "loans")[1]["version"] == "v1"
     assert run("models", "show", "loans", "v2")[1]["status"] == "retired"
+
+
+@pytest.mark.usefixtures("running_registry")
+def test_versions_served_elsewhere_stand_side_by_side_under_their_own_names(
+    run: Run, monitor_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("apply", monitor_file)
+    names = ["2024.1", "models:/loans/12", "k1", "über #3"]
+    for name in names:
+        assert register(run, name)[0] == 0
+    assert run("models", "promote", "loans", names[1])[1]["status"] == "champion"
+    assert run("models", "promote", "loans", names[3])[1]["status"] == "champion"
+
     assert main(["models", "list"]) == 0
-    assert main(["models", "show", "loans"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    places = [head.index(word) for word in ("version", "status", "artefact", "since (UTC)")]
+    shown = [tuple(line[start:end].strip() for start, end in pairwise(places)) for line in lines]
+    assert sorted(shown) == [
+        ("2024.1", "retired", "served elsewhere"),
+        ("k1", "shadow", "served elsewhere"),
+        ("models:/loans/12", "shadow", "served elsewhere"),
+        ("über #3", "champion", "served elsewhere"),
+    ]
+    assert main(["models", "show", "loans", "models:/loans/12"]) == 0
+    fields = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert fields["version"] == "models:/loans/12"
+    assert fields["artefact"] == "served elsewhere"
+    assert fields["features"] == "age numeric"
+
+    known = "there are: k1, über #3, 2024.1, models:/loans/12"
+    for command in (("promote", "loans", "12"), ("show", "loans", "12")):
+        status, _, complaint = run("models", *command)
+        assert (status, complaint) == (2, f"kedge: loans has no version '12'; {known}\n")
+    status, _, complaint = run("models", "promote", "loans", "über #3")
+    assert (status, complaint) == (1, "kedge: refused: über #3 is the champion already\n")
 
 
 def test_without_an_answer_a_command_says_so_and_stays_in_kafka(
@@ -136,22 +172,13 @@ def test_what_does_not_exist_is_named_with_what_does(run: Run) -> None:
 
 
 def test_options_that_belong_together_are_asked_for(run: Run) -> None:
-    status, _, complaint = register(run, "v1", "--format", "skops")
-    assert (status, complaint) == (2, "kedge: --artefact and --format go together\n")
+    for option in (("--format", "skops"), ("--features", "age")):
+        status, _, complaint = register(run, "v1", *option)
+        assert status == 2
+        assert complaint.endswith("say something about --artefact FILE\n")
+    assert register(run, "")[::2] == (
+        2, "kedge: --version: a version's name has 1 to 255 characters\n",
+    )  # fmt: skip
     status, _, complaint = register(run, "v1", "--label", "y")
     assert status == 2
     assert "--reference FILE" in complaint
-
-
-def test_a_model_file_that_is_not_what_it_says_is_refused_before_it_is_offered(
-    run: Run, kafka_settings: Settings, monitor_file: str, tmp_path: Path
-) -> None:
-    run("apply", monitor_file)
-    path = tmp_path / "model.json"
-    path.write_text("{}")
-    status, _, complaint = register(run, "v1", "--artefact", str(path), "--format", "river-json")
-    assert status == 1
-    assert complaint.startswith("kedge: a river-json file cannot be read")
-    assert not Path(kafka_settings.artefacts).exists()
-    status, _, complaint = register(run, "v1", "--artefact", "nothing", "--format", "onnx")
-    assert (status, complaint) == (2, "kedge: nothing: No such file or directory\n")

@@ -113,3 +113,14 @@ def test_during_a_promotion_the_later_champion_serves() -> None:
     assert table.champion("m") == champion
     table.apply(record("m/2", None))
     assert table.champion("m") is None
+
+
+def test_names_of_versions_may_have_slashes_of_their_own() -> None:
+    table = VersionTable()
+    table.apply(version("models:/m/12", "champion", 1))
+    table.apply(version("12", "shadow", 2))
+    assert table.model_of("m/models:/m/12") == "m"
+    assert table.model_of("m/models:/m") is None
+    table.apply(record("m/models:/m/12", None))
+    table.apply(record("m/models:/m/12", None))
+    assert [found.version for found in table.of("m")] == ["12"]

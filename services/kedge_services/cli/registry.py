@@ -3,26 +3,56 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
-from typing import Literal
+from collections.abc import Sequence
 
 from kedge import Artefact, Candidate, Command, FeatureColumn, ModelVersion, Monitor
 from kedge.codec import decode, encode
-from kedge.errors import Stop, UsageError
+from kedge.errors import Stop, UnsafeArtefact, UsageError
+from kedge.monitor_checks import suggestion
 from kedge.topics import model_partition
 from kedge_services.cli.asking import Answers, read_tables, send
+from kedge_services.local.model_file import ModelFile
 from kedge_services.runtime.app import wall_clock
 from kedge_services.runtime.artefacts import ArtefactStore
-from kedge_services.runtime.formats import load_predictor
+from kedge_services.runtime.formats import Predictor, load_predictor
 from kedge_services.runtime.ports import Backend, Produce, Record
 from kedge_services.runtime.settings import Settings
 from kedge_services.runtime.tables import VersionTable
 
-__all__ = ["ask", "candidate_from", "offer", "read_versions", "unknown_model", "with_artefact"]
+__all__ = [
+    "ask",
+    "candidate_from",
+    "load_model",
+    "offer",
+    "read_versions",
+    "store_model",
+    "unknown_model",
+    "unknown_version",
+]
 
 
-def candidate_from(monitor: Monitor, version: str, *, as_champion: bool) -> Candidate:
-    """Make the offer of a version that was trained elsewhere."""
+def candidate_from(
+    monitor: Monitor, version: str, *, as_champion: bool, features: Sequence[str] = ()
+) -> Candidate:
+    """Make the offer of a version that was trained elsewhere.
+
+    Parameters
+    ----------
+    features
+        What the model takes, in its order; empty: all of the monitor's, in theirs.
+
+    Raises
+    ------
+    UsageError
+        A feature is not in the monitor, or is named twice.
+    """
+    names = features or list(monitor.features)
+    for place, name in enumerate(names):
+        if name not in monitor.features:
+            hint = suggestion(name, list(monitor.features))
+            raise UsageError(f"--features: the monitor has no feature {name!r}; {hint}")
+        if name in names[:place]:
+            raise UsageError(f"--features: {name!r} is named twice")
     return Candidate(
         # Derived, not random: asking twice is one offer.
         request_id=f"register/{monitor.model}/{version}",
@@ -31,8 +61,7 @@ def candidate_from(monitor: Monitor, version: str, *, as_champion: bool) -> Cand
         as_champion=as_champion,
         trainer="registered",
         feature_schema=[
-            FeatureColumn(name=name, type=feature.type)
-            for name, feature in monitor.features.items()
+            FeatureColumn(name=name, type=monitor.features[name].type) for name in names
         ],
         classes=monitor.classes,
         created_ms=wall_clock(),
@@ -76,11 +105,9 @@ def ask(backend: Backend, command: Command, *, timeout_s: float) -> ModelVersion
         It does not answer in time.
     """
     table = read_versions(backend)
-    if not table.of(command.model):
-        raise UsageError(unknown_model(table, command.model))
-    if command.version is not None and table.get(command.model, command.version) is None:
-        names = ", ".join(version.version for version in table.of(command.model))
-        raise UsageError(f"{command.model} has no version {command.version!r}; there are: {names}")
+    is_known = command.version is None or table.get(command.model, command.version) is not None
+    if not (is_known and table.of(command.model)):
+        raise UsageError(unknown_version(table, command.model, command.version))
     decision = {"promote": "command", "rollback": "rollback-command"}[command.action]
 
     def take(record: Record) -> ModelVersion | None:
@@ -95,32 +122,38 @@ def ask(backend: Backend, command: Command, *, timeout_s: float) -> ModelVersion
         return answers.wait(key, take, timeout_s=timeout_s)
 
 
-def with_artefact(
-    settings: Settings,
-    candidate: Candidate,
-    file: Path,
-    artefact_format: Literal["skops", "river-json", "onnx"],
-) -> Candidate:
-    """Put a model file into the store and into the offer.
+def load_model(candidate: Candidate, file: ModelFile) -> Predictor:
+    """Load a model file as servers will, so that a wrong one is refused on the spot.
 
     Raises
     ------
-    UsageError
-        The file cannot be read.
     UnsafeArtefact
-        It is not what its format says.
+        It is not what its format says, or no model of this version.
     """
+    sha256 = hashlib.sha256(file.data).hexdigest()
+    given = Artefact(uri=str(file.path), sha256=sha256, format=file.format, size=len(file.data))
     try:
-        data = file.read_bytes()
+        return load_predictor(candidate.model_copy(update={"artefact": given}), file.data)
+    except UnsafeArtefact as error:
+        raise UnsafeArtefact(f"{file.path}: {error}") from error
+
+
+def store_model(settings: Settings, file: ModelFile) -> Artefact:
+    """Put a model file into the artefact store, and read it back.
+
+    Raises
+    ------
+    Stop
+        The store cannot be written, or gives something else than was written.
+    """
+    store = ArtefactStore(settings.artefacts)
+    try:
+        stored = store.put(file.data, file.format)
+        store.get(stored)
     except OSError as error:
-        raise UsageError(f"{file}: {error.strerror or error}") from error
-    if artefact_format != "onnx":
-        # Refused now, with a sentence, rather than by every server later.
-        sha256 = hashlib.sha256(data).hexdigest()
-        given = Artefact(uri=str(file), sha256=sha256, format=artefact_format, size=len(data))
-        load_predictor(candidate.model_copy(update={"artefact": given}), data)
-    stored = ArtefactStore(settings.artefacts).put(data, artefact_format)
-    return candidate.model_copy(update={"artefact": stored})
+        why = error.strerror or error
+        raise Stop(f"the artefact store {settings.artefacts} cannot be used: {why}") from error
+    return stored
 
 
 def _send(backend: Backend, topic: str, key: str, event: Command | Candidate) -> bytes:
@@ -146,3 +179,12 @@ def _version_of(record: Record, model: str) -> ModelVersion | None:
 def unknown_model(table: VersionTable, model: str) -> str:
     """Say which models there are instead."""
     return f"no model {model!r} has versions; there are: {', '.join(table.models()) or 'none'}"
+
+
+def unknown_version(table: VersionTable, model: str, version: str | None) -> str:
+    """Say which versions a model has instead; ``version`` None is the one that serves."""
+    names = ", ".join(each.version for each in table.of(model))
+    if not names:
+        return unknown_model(table, model)
+    what = "version that serves" if version is None else f"version {version!r}"
+    return f"{model} has no {what}; there are: {names}"

@@ -1,10 +1,11 @@
-"""Reference data from a file: what a model served elsewhere is held to."""
+"""Reference data from a file: what a model from elsewhere is held to."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +15,9 @@ from kedge.errors import UsageError
 from kedge_services.core.references import build_reference
 from kedge_services.local.files import feature_value, records
 
-__all__ = ["Columns", "read_reference"]
+__all__ = ["Columns", "ReferenceRows", "make_reference", "read_reference", "read_reference_rows"]
+
+Values = Sequence[Scalar | None]
 
 
 class Columns(NamedTuple):
@@ -25,12 +28,42 @@ class Columns(NamedTuple):
     score: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ReferenceRows:
+    """The rows of a file by column, in its order.
+
+    Attributes
+    ----------
+    features
+        By the names of the monitor.
+    answers
+        ``label``, ``prediction`` and ``score``, as far as there are any.
+    """
+
+    path: Path
+    features: Mapping[str, Values]
+    answers: Mapping[str, Values] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Give the number of rows."""
+        return len(next(iter(self.features.values())))
+
+    def rows(self, start: int, end: int) -> list[dict[str, Scalar | None]]:
+        """Give the features of the rows ``[start, end)``, as a model takes them."""
+        names = list(self.features)
+        parts = (values[start:end] for values in self.features.values())
+        return [dict(zip(names, row, strict=True)) for row in zip(*parts, strict=True)]
+
+
 def read_reference(path: Path, monitor: Monitor, version: str, columns: Columns) -> Reference:
-    """Build a version's reference from CSV or NDJSON, also ``.gz``.
+    """Build a version's reference from a file; see :func:`read_reference_rows`."""
+    return make_reference(read_reference_rows(path, monitor, columns), monitor, version)
+
+
+def read_reference_rows(path: Path, monitor: Monitor, columns: Columns) -> ReferenceRows:
+    """Read the rows of a file in their declared types.
 
     Rows are taken in the order of the file, which should be that of event time.
-    With labels and predictions it holds the loss, too: the version's model
-    should not have been fitted on these rows.
 
     Raises
     ------
@@ -54,38 +87,37 @@ def read_reference(path: Path, monitor: Monitor, version: str, columns: Columns)
             column = getattr(columns, name)
             cell = _cell(row, column, place)
             try:
-                values.append(None if cell in (None, "") else readers[name](cell))
+                values.append(None if _is_missing(cell) else readers[name](cell))
             except ValueError as error:
                 raise UsageError(f"{place}: {column}: {error}") from error
-    return _build(path, monitor, version, features, answers)
-
-
-def _build(
-    path: Path,
-    monitor: Monitor,
-    version: str,
-    features: Mapping[str, list[Scalar | None]],
-    answers: Mapping[str, list[Scalar | None]],
-) -> Reference:
-    rows = len(next(iter(features.values())))
-    if not rows:
+    if not any(features.values()):
         raise UsageError(f"{path}: no rows")
+    return ReferenceRows(path, features, answers)
+
+
+def make_reference(read: ReferenceRows, monitor: Monitor, version: str) -> Reference:
+    """Build the reference of a version.
+
+    With labels and predictions it holds the loss, too: the version's model
+    should not have been fitted on these rows.
+    """
     kinds: dict[str, Literal["numeric", "categorical"]] = {
         name: "numeric" if feature.type == "numeric" else "categorical"
         for name, feature in monitor.features.items()
     }
-    scores = [None if s is None else float(s) for s in answers.get("score", [])]
+    scores = [None if s is None else float(s) for s in read.answers.get("score", ())]
+    digest = hashlib.sha256(read.path.read_bytes()).hexdigest()
     return build_reference(
         model=monitor.model,
         version=version,
-        columns=features,
+        columns=read.features,
         kinds=kinds,
-        predictions=answers.get("prediction"),
-        scores=scores or None,
-        labels=answers.get("label"),
-        losses=_losses(monitor, answers),
+        predictions=read.answers.get("prediction"),
+        scores=scores if any(score is not None for score in scores) else None,
+        labels=read.answers.get("label"),
+        losses=_losses(monitor, read.answers),
         origin="file",
-        lineage={"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+        lineage={"file": read.path.name, "sha256": digest},
         regression=monitor.task == "regression",
     )
 
@@ -117,7 +149,7 @@ def _finite(cell: Any) -> float:
     return number
 
 
-def _losses(monitor: Monitor, answers: Mapping[str, list[Scalar | None]]) -> list[float] | None:
+def _losses(monitor: Monitor, answers: Mapping[str, Values]) -> list[float] | None:
     if "label" not in answers or "prediction" not in answers:
         return None
     pairs = zip(answers["label"], answers["prediction"], strict=True)
@@ -125,6 +157,10 @@ def _losses(monitor: Monitor, answers: Mapping[str, list[Scalar | None]]) -> lis
     if monitor.task == "regression":
         return [abs(float(y) - float(p)) for y, p in known] or None
     return [float(label_text(y) != label_text(p)) for y, p in known] or None
+
+
+def _is_missing(cell: Any) -> bool:
+    return cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell))
 
 
 def _cell(row: Mapping[str, Any], column: str, place: str) -> Any:

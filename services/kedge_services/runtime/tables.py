@@ -147,8 +147,9 @@ class VersionTable:
     def apply(self, record: Record) -> None:
         """Take one record; a value of None removes the version."""
         if record.value is None:
-            model, _, version = _key(record).rpartition("/")
-            self._versions.get(model, {}).pop(version, None)
+            key = _key(record)
+            if (model := self.model_of(key)) is not None:
+                self._versions[model].pop(key.removeprefix(f"{model}/"))
             return
         new = _read(ModelVersion, record)
         if new is None:
@@ -157,6 +158,13 @@ class VersionTable:
         known = versions.get(new.version)
         if known is None or known.sequence <= new.sequence:
             versions[new.version] = new
+
+    def model_of(self, key: str) -> str | None:
+        """Give the model of a known ``model/version``; both names may have slashes of their own."""
+        for model, versions in self._versions.items():
+            if key.startswith(f"{model}/") and key.removeprefix(f"{model}/") in versions:
+                return model
+        return None
 
     def get(self, model: str, version: str) -> ModelVersion | None:
         """Give one version."""

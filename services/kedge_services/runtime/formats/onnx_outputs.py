@@ -249,7 +249,6 @@ def _floats(result: Any, rows: int) -> NDArray[np.float64]:
 def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if bad.size:
-        raise NoAnswer(
-            f"it answers no finite number to row {bad[0] + 1}; can it deal with missing values?"
-        )
+        where = f" to row {bad[0] + 1}" if len(values) > 1 else ""
+        raise NoAnswer(f"it answers no finite number{where}; can it deal with missing values?")
     return values
