@@ -34,7 +34,18 @@ def application() -> typer.Typer:
     """Give the whole command line as one Typer application."""
     import typer
 
-    from kedge_services.cli import broker, demo, models, monitors, replay, run, tail, topics, up
+    from kedge_services.cli import (
+        broker,
+        demo,
+        init,
+        models,
+        monitors,
+        replay,
+        run,
+        tail,
+        topics,
+        up,
+    )
 
     app = typer.Typer(
         name="kedge",
@@ -55,7 +66,7 @@ def application() -> typer.Typer:
     ) -> None:  # fmt: skip
         del version
 
-    for module in (demo, up, run, broker, topics, monitors, replay, models, tail):
+    for module in (demo, up, run, broker, topics, init, monitors, replay, models, tail):
         app.add_typer(module.commands)
     return app
 

@@ -33,7 +33,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
 _LAST_MS = 253_402_300_799_999
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
-_WHOLE = re.compile(r"([+-]?\d+)\.0*")
+_WHOLE = re.compile(r"([+-]?\d{1,300})(?:\.0*)?")
 _EACH_ONCE = (str, int, bool)
 
 
@@ -161,8 +161,8 @@ def _ms(value: Any) -> int:
     if isinstance(value, str):
         if not value:
             value = None
-        elif value.isdecimal():
-            return int(value)
+        elif whole := _WHOLE.fullmatch(value):
+            return int(whole[1])
         else:
             value = datetime.fromisoformat(value)
     elif isinstance(value, int) and not isinstance(value, bool):
