@@ -199,6 +199,7 @@ class World:
         self.metrics = Metrics("executors")
         self.monitors: dict[str, Monitor] = {"m": monitor(), "n": monitor("n")}
         self.environ = {"URL": URL}
+        self.champion: str | None = "v8"
         self.planned = 0
         self.inspected: list[Order] = []
         self.crash_in_inspection = False
@@ -239,7 +240,7 @@ class World:
         # The examples go on: who plans twice plans differently.
         self.planned += 1
         ends = {0: (0, 100 * self.planned), 1: (3, 70)}
-        return Now(self.monitors.get(model), "v8", Sources("kedge.examples", ends))
+        return Now(self.monitors.get(model), self.champion, Sources("kedge.examples", ends))
 
     # -------------------------------------------------------------- driving
 

@@ -67,7 +67,7 @@ class Plan(Contract):
     executor: Executor
     payload: str
     examples: dict[int, tuple[int, int]]
-    parent: str | None
+    parent: str | None = None
     columns: list[FeatureColumn]
     classes: list[Scalar]
     sent_ms: int
