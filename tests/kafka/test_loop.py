@@ -286,8 +286,9 @@ def test_an_unfinished_record_is_read_again(bench: Bench) -> None:
 def test_a_task_that_raises_stops_the_process_and_nothing_is_committed(bench: Bench) -> None:
     loop = bench.started()
     bench.send("left", 1, b"raise")
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError) as raised:
         loop.run(threading.Event())
+    assert raised.value.__notes__ == ["processing left/0 from offset 0"]
     assert bench.driver.values("sums") == []
 
 
