@@ -11,9 +11,12 @@ from kedge_services.executors.webhook import Webhook
 from kedge_services.runtime.http import Web
 from kedge_services.runtime.times import Times
 
-__all__ = ["PipelineOf", "pipelines"]
+__all__ = ["KINDS", "PipelineOf", "pipelines"]
 
 PipelineOf = Callable[[Executor], Pipeline]
+
+#: What makes the pipeline of each kind that a monitor may name.
+KINDS = {"webhook": Webhook}
 
 
 def pipelines(environ: Mapping[str, str], web: Web, times: Times) -> PipelineOf:
@@ -25,7 +28,8 @@ def pipelines(environ: Mapping[str, str], web: Web, times: Times) -> PipelineOf:
         # What is to be signed must not be sent unsigned.
         secret = executor.secret_env and _value(environ, executor.secret_env, name)
         try:
-            return Webhook(name, url, secret, origins=executor.origins, web=web, times=times)
+            make = KINDS[executor.kind]
+            return make(name, url, secret, origins=executor.origins, web=web, times=times)
         except ValueError as error:
             raise RunFailed(f"{name}: {executor.url_env} holds {error}", "refused") from error
 
