@@ -88,7 +88,9 @@ class World:
     client: httpx.Client
     stop: threading.Event
     follower: threading.Thread
+    server: HttpServer
     is_ready: bool = True
+    is_draining: bool = False
 
     def infer(self, *xs: float, model: str = "m", **more: Any) -> httpx.Response:
         tensor = {"name": "x", "shape": [len(xs)], "datatype": "FP64", "data": list(xs)}
@@ -114,14 +116,17 @@ def running(max_pending: int) -> Iterator[World]:
         clock=lambda: 77, max_pending=max_pending,
     )  # fmt: skip
     world: World
-    app = make_app(scorer, metrics, is_ready=lambda: world.is_ready, max_pending=max_pending)
+    app = make_app(
+        scorer, metrics, max_pending=max_pending,
+        is_ready=lambda: world.is_ready, is_draining=lambda: world.is_draining,
+    )  # fmt: skip
     follower = threading.Thread(target=scorer.follow, args=(stop,))
     follower.start()
     with HttpServer(app, "127.0.0.1", 0) as server:
         server.open()
         client = httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=10)
         with client:
-            world = World(predictors, sent, metrics, models, scorer, client, stop, follower)
+            world = World(predictors, sent, metrics, models, scorer, client, stop, follower, server)
             yield world
     world.finish()
 
@@ -317,12 +322,77 @@ def test_a_client_need_not_change_its_columns_when_a_version_wants_fewer(world: 
     assert found["model_version"] == "k3"
 
 
+def test_a_version_is_asked_for_by_its_name(world: World) -> None:
+    world.models.update(
+        "m", [version("k1", "champion", 1), version("k2", "shadow", 2), version("k3", "shadow", 3)]
+    )
+    world.models.settle()
+    tensor = {"name": "x", "shape": [1], "datatype": "FP64", "data": [5]}
+    body = {"id": "r", "inputs": [tensor]}
+    found = world.client.post("/v2/models/m/versions/k2/infer", json=body).json()
+    assert (found["model_version"], found["outputs"][0]["data"]) == ("k2", ["2005"])
+    get = world.client.get
+    assert get("/v2/models/m/versions/k2/ready").json() == {"name": "m", "ready": True}
+    described = get("/v2/models/m/versions/k2").json()
+    assert (described["name"], described["versions"]) == ("m", ["k1", "k2", "k3"])
+    for path in ("/v2/models/m/versions/k9", "/v2/models/m/versions/k9/ready"):
+        missing = get(path)
+        assert missing.status_code == 404
+        assert missing.json()["error"] == "'m' has no version 'k9' here; there are: k1, k2, k3"
+    assert world.client.post("/v2/models/m/versions/k9/infer", json=body).status_code == 404
+    assert get("/v2/models/nobody/versions/k1").status_code == 404
+    world.finish()
+    # Who gave the answer is its champion on record; the others predict in its shadow.
+    assert [(p.version, p.role) for p in world.sent.events] == [
+        ("k2", "champion"), ("k1", "shadow"), ("k3", "shadow"),
+    ]  # fmt: skip
+
+
+def test_while_it_drains_it_answers_and_closes_each_connection(world: World) -> None:
+    assert "connection" not in world.infer(1).headers
+    world.is_draining = True
+    world.is_ready = False
+    last = world.infer(1)
+    assert (last.status_code, last.headers["connection"]) == (200, "close")
+    assert world.client.get("/v2/health/ready").status_code == 503
+
+
+def test_a_server_that_stops_finishes_what_it_took() -> None:
+    gate = threading.Event()
+    with contextlib.ExitStack() as stack:
+        world = stack.enter_context(running(100))
+        world.predictors["k1"].gate = gate
+        world.champion("k1", 1)
+        pool = stack.enter_context(ThreadPoolExecutor(2))
+        asked = pool.submit(world.infer, 1)
+        assert world.predictors["k1"].entered.wait(10)
+        stopping = pool.submit(world.server.__exit__, None, None, None)
+        while True:  # the port is closed
+            try:
+                httpx.get(f"{world.client.base_url}/v2/health/live", timeout=10)
+            except httpx.ConnectError:
+                break
+        gate.set()
+        assert asked.result().json()["outputs"][0]["data"] == ["1001"]
+        stopping.result()
+
+
+def test_before_it_is_opened_the_port_refuses() -> None:
+    scorer: Any = None
+    app = make_app(scorer, m.Metrics("serving"), is_ready=lambda: True, max_pending=1)
+    with HttpServer(app, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.port}/v2/health/live"
+        assert server.is_alive
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url, timeout=10)
+        server.open()
+        assert httpx.get(url, timeout=10).status_code == 200
+
+
 def test_a_port_that_is_taken_is_a_sentence() -> None:
     scorer: Any = None
     app = make_app(scorer, m.Metrics("serving"), is_ready=lambda: True, max_pending=1)
     with HttpServer(app, "127.0.0.1", 0) as first:
         first.open()
-        # It listens by the time it answers.
-        httpx.get(f"http://127.0.0.1:{first.port}/v2/health/live", timeout=10)
         with pytest.raises(UsageError, match=f"port {first.port} on 127.0.0.1 cannot be used"):
             HttpServer(app, "127.0.0.1", first.port)

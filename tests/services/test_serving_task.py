@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -230,6 +232,64 @@ def test_the_old_champion_goes_on_when_the_new_artefact_cannot_be_loaded() -> No
     world.before_load = lambda _: None
     world.write(version("k2", "champion", 4))
     assert [p.version for p in predictions(world.ask(request()))] == ["k2", "k1"]
+
+
+def test_after_a_restart_the_former_champion_stands_in_for_one_that_cannot_be_loaded() -> None:
+    was_champion = {"evidence": {"decision": "watch"}}
+    world = World(
+        version("k1", "shadow", 3, **was_champion), version("k0", "shadow", 4),
+        version("k2", "champion", 2), load=no_store,
+    )  # fmt: skip
+    found = predictions(world.ask(request()))
+    assert [(p.version, p.role) for p in found] == [("k1", "champion")]
+
+
+def test_who_was_rolled_back_stands_in_for_a_champion_served_elsewhere() -> None:
+    rolled_back = {"evidence": {"decision": "rolled-back"}}
+    world = World(
+        version("k1", "retired", 5, **rolled_back), version("k0", "retired", 3),
+        version("12", "champion", 4, artefact=None), version("k2", "shadow", 6),
+    )  # fmt: skip
+    found = predictions(world.ask(request()))
+    assert [(p.version, p.role) for p in found] == [("k1", "champion"), ("k2", "shadow")]
+
+
+def test_a_champion_served_elsewhere_is_named_to_whoever_asks_here() -> None:
+    world = World(version("12", "champion", 1, artefact=None), version("k1", "shadow", 2))
+    commit = world.ask(request())
+    assert reasons(commit) == ["unknown-version"]
+    (letter,) = commit.outputs
+    detail = dict(letter.headers)["kedge-detail"].decode()
+    assert detail == "no version of 'm' can answer (12, its champion, is served elsewhere)"
+    assert world.models.unloaded == 0
+
+
+def test_a_task_begins_with_every_promotion_that_anybody_knew_of() -> None:
+    world = World(version("k1", "champion", 1), version("k2", "shadow", 2))
+    world.unread += [version("k2", "champion", 3), version("k1", "shadow", 4)]
+    world.task.start({})
+    assert predictions(world.ask(request()))[0].version == "k2"
+
+
+def test_a_model_whose_versions_are_deleted_is_served_no_more() -> None:
+    world = World(version("k1", "champion", 1))
+    world.table.apply(Record("model-versions", 0, 0, 0, b"m/k1", None, ()))
+    assert reasons(world.ask(request())) == ["unknown-version"]
+
+
+def test_what_serves_no_more_is_released() -> None:
+    world = World(version("k1", "champion", 1), version("k2", "shadow", 2))
+    world.ask(request())
+    alive = {name: weakref.ref(echo) for name, echo in world.echoes.items()}
+    world.echoes.clear()
+    world.write(version("k2", "champion", 3))
+    world.write(version("k1", "shadow", 4))
+    world.ask(request())
+    assert all(ref() is not None for ref in alive.values())
+    world.write(version("k1", "retired", 5))
+    world.ask(request())
+    gc.collect()
+    assert {name: ref() is not None for name, ref in alive.items()} == {"k1": False, "k2": True}
 
 
 def test_requests_go_on_while_an_artefact_is_loaded_in_the_background() -> None:

@@ -32,6 +32,8 @@ __all__ = ["HttpServer", "make_app"]
 LARGEST_BODY = 8 * 1024 * 1024
 #: Threads that score; more than the processors only helps models that wait.
 WORKERS = 2
+#: Connections that may wait to be taken.
+BACKLOG = 2_048
 #: How long connections that came before the port was closed have to get their turn.
 SETTLE_S = 0.05
 _STATUS = {UnknownModel: 404, UnknownVersion: 404, NoChampion: 503, VersionFailed: 500}
@@ -198,7 +200,12 @@ class HttpServer:
             raise UsageError(f"port {port} on {host} cannot be used: {error.strerror}") from error
         self.host, self.port = host, int(self._socket.getsockname()[1])
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=5,
+            backlog=BACKLOG,
         )
         self._server = _Server(config)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
@@ -211,6 +218,8 @@ class HttpServer:
     def open(self) -> None:
         """Begin to answer."""
         self._is_open = True
+        # Who connects before the server runs waits for it.
+        self._socket.listen(BACKLOG)
         self._thread.start()
 
     @property
