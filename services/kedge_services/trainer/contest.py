@@ -7,12 +7,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from kedge.errors import UnsafeArtefact
+from kedge.errors import Misconfigured, UnsafeArtefact
 from kedge.events import Example, Output, RetrainRequest
 from kedge.versions import ModelVersion
 from kedge_services.core import selection
 from kedge_services.core.selection import Choice, Window
-from kedge_services.runtime.formats import Predictor, load_predictor
+from kedge_services.runtime.formats import Predictor, Row, load_predictor
 from kedge_services.runtime.formats.river_json import kind_of
 from kedge_services.trainer.families import Family, Fitted, Shape, Table, family, learns_on
 
@@ -146,8 +146,7 @@ class Contest:
         silent = [i for i in held if selection.answer(outputs[i], classes) is None]
         predictor = self._parent_predictor() if silent else None
         if predictor is not None:
-            answers = predictor.predict([self.rows[i].features for i in silent])
-            outputs.update(zip(silent, answers, strict=True))
+            outputs.update((i, _answer(predictor, self.rows[i].features)) for i in silent)
         found = {i: selection.answer(outputs[i], classes) for i in held}
         known = [i for i in held if found[i] is not None]
         if 2 * len(known) < len(held):
@@ -178,7 +177,7 @@ class Contest:
             return None
         try:
             return load_predictor(self.parent, self.parent_data)
-        except UnsafeArtefact:
+        except (UnsafeArtefact, Misconfigured):
             # A parent of a format that only its own server reads is compared in shadow.
             return None
 
@@ -212,3 +211,12 @@ def must(value: float | None) -> float:
     if value is None:
         raise ValueError("a model of ours gave an answer outside its classes")
     return value
+
+
+def _answer(predictor: Predictor, row: Row) -> Output | None:
+    """Ask about one row; None: it has no answer, as of a foreign model about a missing value."""
+    try:
+        (output,) = predictor.predict([row])
+    except ValueError:
+        return None
+    return output
