@@ -348,8 +348,8 @@ def test_what_is_said_is_taken_and_marked_as_given() -> None:
         ({"timestamp": "words"}, "words is not written like 2026-01-31T12:00:00Z"),
     ],
 )
-def test_what_cannot_be_is_refused(said: dict[str, str], message: str) -> None:
-    columns = {
+def test_what_cannot_be_is_refused(said: dict[str, Any], message: str) -> None:
+    columns: dict[str, Sequence[Any]] = {
         "x": [x * i for i, x in enumerate(NOISE)], "words": ["a" if c else "b" for c in COIN],
         "three": [i % 3 for i in range(ROWS)], "t": hourly(), "empty": [None] * ROWS,
         "p": NOISE, "label": COIN,

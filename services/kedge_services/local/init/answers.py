@@ -10,7 +10,7 @@ from typing import Any
 from kedge.base import label_text
 from kedge.errors import UsageError
 from kedge.monitor_checks import suggestion
-from kedge_services.local.init.classes import has_classes
+from kedge_services.local.init.classes import has_classes, no_answer
 from kedge_services.local.init.guess import Certainty, Given, Guess, given
 from kedge_services.local.init.table import Column, Table
 from kedge_services.local.init.words import (
@@ -23,7 +23,10 @@ from kedge_services.local.init.words import (
     words,
 )
 
-__all__ = ["Answers", "agreement", "find_answers", "named"]
+__all__ = ["Answers", "agreement", "can_be_named", "find_answers", "named"]
+
+
+_LONGEST_NAME = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ def find_answers(table: Table, said: Given) -> Answers:
     free = {
         name: column
         for name, column in columns.items()
-        if name not in taken and name and column.kind not in ("empty", "nested", "time")
+        if name not in taken and can_be_named(name) and not no_answer(column)
     }
     scores = [c for c in free.values() if _is_score(c)]
     predictions = [
@@ -93,6 +96,11 @@ def agreement(left: Column, right: Column) -> float | None:
         return None
 
 
+def can_be_named(name: str) -> bool:
+    """Say whether a monitor can name this column."""
+    return 0 < len(name) <= _LONGEST_NAME
+
+
 def named(columns: Mapping[str, Any], name: str, option: str) -> str:
     """Give the name of a column that must exist.
 
@@ -101,6 +109,8 @@ def named(columns: Mapping[str, Any], name: str, option: str) -> str:
     UsageError
         There is none of this name.
     """
+    if not can_be_named(name):
+        raise UsageError(f"{option}: a name has 1 to {_LONGEST_NAME} characters")
     if name not in columns:
         raise UsageError(f"{option}: no column {name!r}; {suggestion(name, list(columns))}")
     return name

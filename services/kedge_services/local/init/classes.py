@@ -13,7 +13,7 @@ from kedge_services.local.init.guess import Certainty, Guess
 from kedge_services.local.init.table import MOST_VALUES, Column
 from kedge_services.local.init.words import NEGATIVE, POSITIVE
 
-__all__ = ["binary_order", "class_values", "guess_task", "has_classes"]
+__all__ = ["binary_order", "class_values", "guess_task", "has_classes", "no_answer"]
 
 _MOST_NUMBERS = 20
 _MOST_TEXTS = 100
@@ -24,6 +24,14 @@ def has_classes(column: Column) -> bool:
     if column.kind == "number":
         return column.is_whole and column.distinct <= _MOST_NUMBERS
     return column.kind in ("boolean", "text") and column.distinct <= _MOST_TEXTS
+
+
+def no_answer(column: Column) -> str | None:
+    """Say why a column can be neither label nor prediction."""
+    if column.kind == "empty":
+        return "has no values"
+    is_one = column.kind == "number" or (column.kind in ("boolean", "text") and column.counts)
+    return None if is_one else "holds neither classes nor numbers"
 
 
 def class_values(*columns: Column) -> list[Scalar]:

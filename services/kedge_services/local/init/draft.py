@@ -13,6 +13,7 @@ from kedge_services.local.init.classes import (
     class_values,
     guess_task,
     has_classes,
+    no_answer,
 )
 from kedge_services.local.init.features import Features, guess_features, reads_like_split
 from kedge_services.local.init.guess import Given, Guess, given
@@ -157,7 +158,7 @@ def _checked(answers: Answers, columns: Mapping[str, Column], said: Given) -> An
     if len(set(used)) < len(used):
         raise UsageError(f"label, prediction and score are three columns (got {', '.join(used)})")
     for name, option in ((label, "--label"), (prediction, "--prediction")):
-        if name is not None and (why := _no_answer(columns[name])):
+        if name is not None and (why := no_answer(columns[name])):
             raise UsageError(f"{option}: {name} {why}")
     if said.score is not None and columns[said.score].kind != "number":
         raise UsageError(f"--score: {said.score} holds no numbers")
@@ -174,13 +175,6 @@ def _checked(answers: Answers, columns: Mapping[str, Column], said: Given) -> An
         prediction=Guess(None, why, "unsure"),
         others={**answers.others, prediction: f"named like a prediction, but not of {label}"},
     )
-
-
-def _no_answer(column: Column) -> str | None:
-    if column.kind == "empty":
-        return "has no values"
-    is_one = column.kind == "number" or (column.kind in ("boolean", "text") and column.counts)
-    return None if is_one else "holds neither classes nor numbers"
 
 
 def _score_for(

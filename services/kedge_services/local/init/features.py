@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from kedge.base import label_text
-from kedge_services.local.init.answers import agreement
+from kedge_services.local.init.answers import agreement, can_be_named
 from kedge_services.local.init.classes import has_classes
 from kedge_services.local.init.guess import Guess
 from kedge_services.local.init.table import MOST_VALUES, Column, Table
@@ -25,7 +25,6 @@ from kedge_services.local.init.words import (
 
 __all__ = ["Features", "guess_features", "is_clock", "is_year", "reads_like_split"]
 
-_LONGEST_NAME = 255
 _FEW_CODES = 12
 _LEAST_PAIRS = 50
 _DETERMINED = 0.999
@@ -61,11 +60,11 @@ def guess_features(
     for name, column in table.columns.items():
         guess = _type(column, table)
         if name in roles:
-            if roles[name] and _can_be_named(name):
+            if roles[name] and can_be_named(name):
                 left_out[name] = Guess(guess.value, roles[name], "likely")
             continue
         if why := _impossible(column):
-            if _can_be_named(name):
+            if can_be_named(name):
                 left_out[name] = Guess(guess.value, why, "sure")
         elif why := _unwanted(column, table) or _leak(column, label, score):
             plain = column.distinct <= 1 or column.kind in ("time", "empty")
@@ -132,12 +131,8 @@ def _count(column: Column) -> str:
     return f"over {MOST_VALUES:,}" if column.distinct > MOST_VALUES else f"{column.distinct:,}"
 
 
-def _can_be_named(name: str) -> bool:
-    return 0 < len(name) <= _LONGEST_NAME
-
-
 def _impossible(column: Column) -> str | None:
-    if not _can_be_named(column.name):
+    if not can_be_named(column.name):
         return "no name, or one that is too long"
     if column.kind == "nested":
         return "lists or objects; a feature is one number, text or boolean"

@@ -51,8 +51,13 @@ class Traffic:
     unreadable: int
 
 
-def read_traffic(backend: Backend, model: str | None) -> Traffic:
+def read_traffic(backend: Backend, model: str | None, *, records: int = _FIRST_RECORDS) -> Traffic:
     """Read the ends of predictions and outcomes, further back for a model that is rare there.
+
+    Parameters
+    ----------
+    records
+        How many of the newest to read at first.
 
     Raises
     ------
@@ -60,17 +65,13 @@ def read_traffic(backend: Backend, model: str | None) -> Traffic:
         There are no predictions, none of the model, or of several and no model
         is named.
     """
-    records = _FIRST_RECORDS
     while True:
         events, read, is_all = _newest(backend, "predictions", records, Prediction)
         found = Counter(event.model for event in events)
-        chosen = model if model is not None else next(iter(found), "")
-        is_enough = is_all or records >= _MOST_RECORDS
-        if is_enough or (len(found) == 1 and model is None) or found[chosen] >= _ENOUGH_ROWS:
-            break
-        if model is None:
+        if is_all or model is None or found[model] >= _ENOUGH_ROWS or records >= _MOST_RECORDS:
             break
         records *= 4
+    chosen = model if model is not None else next(iter(found), "")
     others = ", ".join(f"{name} ({count:,})" for name, count in found.most_common(10))
     if not found:
         raise UsageError("there are no predictions yet: send some, then run this again")
@@ -226,7 +227,7 @@ def _unlabelled(traffic: Traffic) -> Guess:
 
 
 def _model(traffic: Traffic) -> Guess:
-    return Guess(traffic.model, "the only model with predictions", "sure")
+    return Guess(traffic.model, "the only model among the newest predictions", "sure")
 
 
 def _source(traffic: Traffic) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from kedge.errors import UsageError
 from kedge.monitor import format_duration, parse_duration
-from kedge_services.local.init.answers import named
+from kedge_services.local.init.answers import can_be_named, named
 from kedge_services.local.init.features import is_year
 from kedge_services.local.init.guess import Certainty, Given, Guess, given
 from kedge_services.local.init.table import Column, Table
@@ -66,8 +66,11 @@ def find_time(columns: Mapping[str, Column], said: Given) -> Guess:
         return given(said.timestamp, "--timestamp")
     if said.every is not None:
         return Guess(None, "--every", "given")
-    others = (said.label, said.prediction, said.score, "")
-    free = [c for c in columns.values() if c.name not in others and not _no_time(c)]
+    others = (said.label, said.prediction, said.score)
+    free = [
+        c for name, c in columns.items()
+        if name not in others and can_be_named(name) and not _no_time(c)
+    ]  # fmt: skip
     best = max(free, key=_rank, default=None)
     if best is not None and (rank := _rank(best)) > 0:
         certainty: Certainty = "sure" if rank >= 4 else "likely" if rank == 3 else "unsure"
