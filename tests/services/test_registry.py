@@ -166,6 +166,16 @@ def test_what_cannot_be_read_or_obeyed_is_put_aside_with_its_reason() -> None:
     assert statuses(versions(commit)) == [("7", "champion")]
 
 
+@pytest.mark.parametrize("name", ["", "v" * 256])
+def test_a_version_whose_name_cannot_be_written_is_put_aside_and_no_death(name: str) -> None:
+    task = new_task()
+    wrong = json.loads(encode(candidate("a"))) | {"version": name}
+    task.process(batch("candidates", json.dumps(wrong).encode()))
+    commit = task.commit()
+    assert reasons(commit) == ["bad-value"]
+    assert versions(commit) == []
+
+
 def test_a_failed_candidate_is_counted_and_changes_nothing() -> None:
     task = new_task()
     feed(task, candidate("a", failure="out of memory", artefact=None))
