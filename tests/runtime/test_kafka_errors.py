@@ -21,6 +21,8 @@ from kedge_services.runtime.kafka import next_move
         # Nobody knows whether it was committed, though it could be asked again.
         (KafkaError(KafkaError._TIMED_OUT, retriable=True), "replace"),
         (KafkaError(KafkaError._TRANSPORT, retriable=True), "replace"),
+        # By now the broker may have aborted it by itself, and would fence who asks for it.
+        (KafkaError(KafkaError._TIMED_OUT, txn_requires_abort=True), "replace"),
         (KafkaError(KafkaError.CONCURRENT_TRANSACTIONS, retriable=True), "again"),
         (KafkaError(KafkaError.COORDINATOR_LOAD_IN_PROGRESS, retriable=True), "again"),
         (KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), "stop"),

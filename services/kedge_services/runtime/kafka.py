@@ -227,10 +227,10 @@ def next_move(error: KafkaError) -> Literal["again", "restore", "replace", "leav
     """
     if error.code() in _FENCED:
         return "leave"
-    if error.txn_requires_abort():
-        return "restore"
     if error.fatal() or error.code() in _NO_ANSWER:
         return "replace"
+    if error.txn_requires_abort():
+        return "restore"
     return "again" if error.retriable() else "stop"
 
 

@@ -177,9 +177,11 @@ class KafkaConsumer:
 
     def assign(self, offsets: Mapping[ports.TopicPartition, int]) -> None:
         """Read exactly these partitions from these offsets, outside any group."""
+        if self._paused:
+            # librdkafka keeps paused what is assigned again.
+            self.resume(list(self._paused))
         self._positions = dict(offsets)
         self._at_end.clear()
-        self._paused.clear()
         self._consumer.assign([self._theirs(p, offset) for p, offset in offsets.items()])
 
     def seek(self, partition: ports.TopicPartition, offset: int) -> None:

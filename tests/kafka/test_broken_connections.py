@@ -1,0 +1,360 @@
+"""Connections that stall: nobody knows how a transaction ended, and nothing shows of it.
+
+Everything goes through a :class:`Line`, which holds up requests of one kind, or
+their answers, or everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Literal
+
+import pytest
+
+from kedge.errors import BrokerUnavailable
+from kedge_services.runtime.kafka import KafkaBackend
+from kedge_services.runtime.loop import Loop
+from kedge_services.runtime.memory import ManualClock
+from kedge_services.runtime.ports import (
+    Batch,
+    Commit,
+    Position,
+    Produce,
+    Service,
+    TaskContext,
+    TopicPartition,
+    TransactionAborted,
+)
+from kedge_services.runtime.settings import KafkaSettings, Settings
+
+if TYPE_CHECKING:
+    from tests.kafka.conftest import Driver, KafkaRig, Rig
+
+PRODUCE, ADD_OFFSETS, END_TXN, OFFSET_COMMIT = 0, 25, 26, 28
+HOST = "127.0.0.1"
+PATIENCE_S = 1.0
+
+At = Literal["request", "answer"]
+
+on_kafka = pytest.mark.parametrize(
+    "rig", [pytest.param("kafka", marks=pytest.mark.kafka)], indirect=True
+)
+
+
+class Line:
+    """A TCP proxy that reads Kafka's frames and can hold them up, for ever or for a while.
+
+    The broker's address in its answers is replaced by ours (of the same length),
+    so that clients stay on the line.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._broker = (HOST, port)
+        self._listener = socket.create_server((HOST, 0))
+        self.address = "{}:{}".format(*self._listener.getsockname())
+        ours = int(self._listener.getsockname()[1])
+        self._theirs, self._ours = (HOST.encode() + struct.pack(">i", n) for n in (port, ours))
+        self._sockets = [self._listener]
+        self._change = threading.Condition()
+        self._held: set[tuple[At, int]] = set()
+        self._is_frozen = False
+        #: How many were held up.
+        self.caught = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def hold(self, kind: int, at: At) -> None:
+        """Let no more of this kind through."""
+        with self._change:
+            self._held.add((at, kind))
+
+    def freeze(self) -> None:
+        """Let nothing through."""
+        with self._change:
+            self._is_frozen = True
+
+    def release(self) -> None:
+        """Let everything through, also what was held up."""
+        with self._change:
+            self._held.clear()
+            self._is_frozen = False
+            self._change.notify_all()
+
+    def close(self) -> None:
+        self.release()
+        for one in self._sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                broker = socket.create_connection(self._broker)
+                self._sockets += [client, broker]
+                kinds: dict[int, int] = {}
+                for pump in (self._requests, self._answers):
+                    threading.Thread(target=pump, args=(client, broker, kinds), daemon=True).start()
+
+    def _requests(
+        self, client: socket.socket, broker: socket.socket, kinds: dict[int, int]
+    ) -> None:
+        with contextlib.suppress(OSError, ValueError), client.makefile("rb") as source:
+            for frame in _frames(source):
+                kind, _, number = struct.unpack_from(">hhi", frame)
+                kinds[number] = kind
+                self._pass("request", kind)
+                broker.sendall(struct.pack(">i", len(frame)) + frame)
+        with contextlib.suppress(OSError):
+            broker.shutdown(socket.SHUT_WR)
+
+    def _answers(self, client: socket.socket, broker: socket.socket, kinds: dict[int, int]) -> None:
+        with contextlib.suppress(OSError, ValueError), broker.makefile("rb") as source:
+            for frame in _frames(source):
+                self._pass("answer", kinds.pop(struct.unpack_from(">i", frame)[0]))
+                client.sendall(
+                    struct.pack(">i", len(frame)) + frame.replace(self._theirs, self._ours)
+                )
+        with contextlib.suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
+
+    def _pass(self, at: At, kind: int) -> None:
+        with self._change:
+            self.caught += (at, kind) in self._held
+            self._change.wait_for(lambda: not self._is_frozen and (at, kind) not in self._held)
+
+
+def _frames(source: IO[bytes]) -> Iterator[bytes]:
+    while len(head := source.read(4)) == 4:
+        yield source.read(struct.unpack(">i", head)[0])
+
+
+@pytest.fixture
+def line(rig: KafkaRig) -> Iterator[Line]:
+    address = rig.settings.kafka.bootstrap_servers or ""
+    line = Line(int(address.rpartition(":")[2]))
+    yield line
+    line.close()
+
+
+def beyond(rig: KafkaRig, line: Line, **properties: int) -> Iterator[KafkaBackend]:
+    settings = rig.with_properties(
+        {name.replace("_", "."): value for name, value in properties.items()}, line.address
+    )
+    backend = KafkaBackend(settings, patience_s=PATIENCE_S)
+    yield backend
+    line.release()
+    backend.close()
+
+
+@pytest.fixture
+def far(rig: KafkaRig, line: Line) -> Iterator[KafkaBackend]:
+    """Give a backend on the other end of the line, that waits for a second."""
+    yield from beyond(rig, line)
+
+
+@pytest.fixture
+def hasty_far(rig: KafkaRig, line: Line) -> Iterator[KafkaBackend]:
+    """Give one whose transactions may be open for little longer than that.
+
+    A call for offsets waits for as long as the transaction may be open, whatever it is told.
+    """
+    yield from beyond(rig, line, transaction_timeout_ms=1_500)
+
+
+# -------------------------------------------------------------------- one transaction
+
+
+@on_kafka
+@pytest.mark.parametrize(("at", "is_committed"), [("request", False), ("answer", True)])
+def test_after_a_commit_without_an_answer_the_producer_is_another(
+    driver: Driver, rig: Rig, far: KafkaBackend, line: Line, *, at: At, is_committed: bool
+) -> None:
+    rig.create({"log": 1})
+    producer = driver.producer("slot", far)
+    producer.begin()
+    producer.produce(Produce("log", b"k", b"first", 0))
+    line.hold(END_TXN, at)
+    with pytest.raises(TransactionAborted, match="Timed out"):
+        producer.commit()
+    assert line.caught >= 1
+    # The slot has a new epoch; what is still on its way reaches nobody's transaction.
+    first = [b"first"] if is_committed else []
+    producer.begin()
+    driver.sent(producer, Produce("log", b"k", b"second", 0))
+    line.release()
+    for _ in range(3):
+        assert driver.values("log") == first
+    producer.commit()
+    assert driver.values("log") == [*first, b"second"]
+
+
+@on_kafka
+@pytest.mark.parametrize("at", ["request", "answer"])
+def test_after_an_abort_without_an_answer_the_producer_goes_on(
+    driver: Driver, rig: Rig, far: KafkaBackend, line: Line, at: At
+) -> None:
+    rig.create({"log": 1})
+    producer = driver.producer("slot", far)
+    producer.begin()
+    driver.sent(producer, Produce("log", b"k", b"gone", 0))
+    line.hold(END_TXN, at)
+    producer.abort()
+    assert line.caught >= 1
+    line.release()
+    producer.begin()
+    producer.produce(Produce("log", b"k", b"kept", 0))
+    producer.commit()
+    assert driver.values("log") == [b"kept"]
+
+
+@on_kafka
+def test_when_nothing_is_answered_any_more_one_sentence_says_so(
+    driver: Driver, rig: Rig, far: KafkaBackend, line: Line
+) -> None:
+    rig.create({"log": 1})
+    producer = driver.producer("slot", far)
+    producer.begin()
+    driver.sent(producer, Produce("log", b"k", b"gone", 0))
+    line.freeze()
+    with pytest.raises(BrokerUnavailable, match=f"no Kafka answers at {line.address}"):
+        producer.commit()
+    line.release()
+    # Nobody knew how it would end; for the next producer of the slot it has ended.
+    again = driver.producer("slot")
+    again.begin()
+    again.produce(Produce("log", b"k", b"after", 0))
+    again.commit()
+    assert driver.values("log") in ([b"after"], [b"gone", b"after"])
+
+
+def test_without_a_broker_one_sentence_says_what_to_do() -> None:
+    nowhere = KafkaSettings(
+        bootstrap_servers="127.0.0.1:1", properties={"socket.connection.setup.timeout.ms": 1_000}
+    )
+    backend = KafkaBackend(Settings(kafka=nowhere), patience_s=0.5)
+    with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1.*kedge broker"):
+        backend.partitions("monitors")
+    with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1"):
+        backend.producer("p")
+
+
+# --------------------------------------------------------------------------- the loop
+
+
+@dataclass
+class Listing:
+    """Sends each value with its number in the order of arrival."""
+
+    seen: int = 0
+    pending: Commit = field(default_factory=Commit)
+
+    def restore(self, batch: Batch) -> None:
+        self.seen = int(batch.values[-1] or 0)
+
+    def start(self, positions: Mapping[str, Position]) -> Mapping[str, int]:  # noqa: ARG002
+        return {}
+
+    def replay(self, batch: Batch) -> None:
+        raise AssertionError(f"nothing was asked to be replayed, but {batch}")
+
+    def process(self, batch: Batch) -> None:
+        for value in batch.values:
+            self.seen += 1
+            text = b"%d:%s" % (self.seen, value)
+            self.pending.outputs.append(Produce("listed", None, text, batch.partition))
+        self.pending.changelog = [(b"seen", b"%d" % self.seen)]
+
+    def tick(self, now_ms: int, at_end: Mapping[str, bool]) -> None:
+        pass
+
+    def paused(self) -> frozenset[str]:
+        return frozenset()
+
+    def commit(self) -> Commit:
+        commit, self.pending = self.pending, Commit()
+        return commit
+
+    def committed(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def make_listing(_: TaskContext) -> Listing:
+    return Listing()
+
+
+LISTING = Service("listing", ("values",), (), make_listing)
+
+
+@on_kafka
+@pytest.mark.parametrize(
+    ("kind", "at"),
+    [
+        (PRODUCE, "request"), (ADD_OFFSETS, "answer"), (OFFSET_COMMIT, "answer"),
+        (END_TXN, "request"), (END_TXN, "answer"),
+    ],
+)  # fmt: skip
+def test_whatever_is_not_answered_in_a_commit_each_record_is_counted_once(
+    driver: Driver, rig: Rig, hasty_far: KafkaBackend, line: Line, kind: int, at: At
+) -> None:
+    rig.create({"values": 1, "listed": 1, "listing-changelog": 1})
+    clock = ManualClock()
+    loop = Loop(LISTING, hasty_far, rig.settings, clock)
+
+    def until_listed(count: int) -> None:
+        def step() -> bool:
+            clock.advance(1_000)
+            loop.step(0.02)
+            if line.caught:
+                line.release()
+            return len(driver.values("listed")) >= count
+
+        driver.until(step)
+
+    driver.write("values", b"a", b"b")
+    until_listed(2)
+    line.hold(kind, at)
+    driver.write("values", b"c")
+    driver.until(lambda: loop.step(0.02) or line.caught)
+    driver.write("values", b"d")
+    until_listed(4)
+    loop.close()
+    assert driver.values("listed") == [b"1:a", b"2:b", b"3:c", b"4:d"]
+
+
+# -------------------------------------------------------------------------- the group
+
+
+@pytest.mark.memory_gap("a member in memory that died keeps its place until it is expelled")
+def test_who_is_not_heard_of_for_a_session_loses_its_place(
+    driver: Driver, rig: Rig, request: pytest.FixtureRequest
+) -> None:
+    rig.create({"log": 2})
+    is_kafka = hasattr(rig, "with_properties")
+    backend = request.getfixturevalue("far") if is_kafka else driver.backend
+    zombie = driver.member("m-0", "log", backend=backend)
+    two = driver.member("m-1", "log")
+    driver.until(
+        lambda: len(zombie.held) == len(two.held) == 1, zombie.consumer, two.consumer
+    )  # fmt: skip
+    if is_kafka:
+        request.getfixturevalue("line").freeze()
+    rig.let_pass(6_001)
+    driver.until(lambda: len(two.held) == 2, two.consumer)
+    if is_kafka:
+        request.getfixturevalue("line").release()
+    producer = driver.producer("p")
+    producer.begin()
+    with pytest.raises(TransactionAborted):
+        producer.send_offsets(
+            {TopicPartition("log", 0): Position(1)}, zombie.consumer.group_metadata()
+        )
+    driver.until(lambda: "lost" in zombie.told, zombie.consumer)
