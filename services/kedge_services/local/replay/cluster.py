@@ -172,6 +172,13 @@ class Cluster:
                 return
         raise RuntimeError("the services of a replay never come to rest")
 
+    def forget(self) -> None:
+        """Free what has been read and nobody will read again; a trainer would."""
+        for topic in ("predictions", "outcomes", "examples"):
+            for partition in range(self.settings.request_partitions):
+                end = self.broker.log(TopicPartition(topic, partition)).end
+                self.broker.delete_before(topic, partition, end)
+
     def finish(self, *, predictions_ms: int, outcomes_ms: int) -> None:
         """Say that nothing more will come: the watermarks move past everything.
 

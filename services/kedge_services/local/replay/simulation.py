@@ -165,6 +165,8 @@ def _release(
             cluster.send_by_request(name, records)
             records.clear()
         cluster.run()
+        if not closed_loop:
+            cluster.forget()
         tell(rows)
 
     boundary_ms = cluster.clock()

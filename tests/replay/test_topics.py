@@ -1,0 +1,113 @@
+"""A range of topics is a stream: each record arrives when it was appended."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from kedge import Monitor
+from kedge.errors import UsageError
+from kedge_services.local.replay.topics import stream_of_topics
+from kedge_services.runtime.memory import ManualClock, MemoryBroker
+
+MONITOR = Monitor.model_validate(
+    {
+        "model": "m",
+        "task": "binary",
+        "classes": ["no", "yes"],
+        "features": {"x": "numeric"},
+        "windows": {"grace": "1s"},
+    }
+)
+
+
+def broker() -> MemoryBroker:
+    return MemoryBroker(ManualClock(), {"predictions": 2, "outcomes": 2})
+
+
+def predict(
+    kafka: MemoryBroker, name: str, *, time_ms: int, at_ms: int, partition: int = 0, **more: Any
+) -> None:
+    event = {
+        "prediction_id": name, "model": "m", "version": "1", "event_time_ms": time_ms,
+        "features": {"x": 1.0}, "output": {"label": "no", "score": 0.2}, **more,
+    }  # fmt: skip
+    kafka.append(
+        "predictions", name.encode(), json.dumps(event).encode(), partition=partition,
+        timestamp_ms=at_ms,
+    )  # fmt: skip
+
+
+def label(kafka: MemoryBroker, name: str, *, time_ms: int, at_ms: int, **more: Any) -> None:
+    event = {"prediction_id": name, "label": "yes", "event_time_ms": time_ms, **more}
+    kafka.append(
+        "outcomes", name.encode(), json.dumps(event).encode(), partition=1, timestamp_ms=at_ms
+    )
+
+
+def test_records_of_all_partitions_arrive_by_append_time() -> None:
+    kafka = broker()
+    predict(kafka, "b", time_ms=2_000, at_ms=30, partition=0)
+    predict(kafka, "a", time_ms=1_500, at_ms=10, partition=1)
+    label(kafka, "a", time_ms=1_600, at_ms=20)
+    stream = stream_of_topics(kafka, MONITOR)
+    order = [(a.arrival_ms, a.what.prediction_id, a.is_label) for a in stream.arrivals()]
+    assert order == [(10, "a", False), (20, "a", True), (30, "b", False)]
+    assert stream.rows[0].output == {"label": "no", "score": 0.2}
+
+
+def test_the_range_is_of_predictions_and_their_labels_follow() -> None:
+    kafka = broker()
+    for number in range(4):
+        name = f"r{number}"
+        predict(kafka, name, time_ms=number * 1_000, at_ms=number * 10)
+        label(kafka, name, time_ms=number * 1_000, at_ms=500)
+    stream = stream_of_topics(kafka, MONITOR, since_ms=10, until_ms=30)
+    assert [row.prediction_id for row in stream.rows] == ["r1", "r2"]
+    assert {found.prediction_id for found in stream.labels} == {"r1", "r2"}
+    limited = stream_of_topics(kafka, MONITOR, since_ms=10, limit=1)
+    assert [row.prediction_id for row in limited.rows] == ["r1"]
+
+
+def test_other_models_and_what_cannot_be_read_are_passed_over() -> None:
+    kafka = broker()
+    predict(kafka, "mine", time_ms=5_000, at_ms=1)
+    predict(kafka, "theirs", time_ms=5_000, at_ms=2, model="other")
+    kafka.append("predictions", b"bad", b"{", partition=0, timestamp_ms=3)
+    label(kafka, "mine", time_ms=5_000, at_ms=4, model="other")
+    stream = stream_of_topics(kafka, MONITOR)
+    assert [row.prediction_id for row in stream.rows] == ["mine"]
+    assert stream.labels == []
+
+
+def test_the_first_prediction_of_a_version_counts_and_shadows_are_rows_too() -> None:
+    kafka = broker()
+    predict(kafka, "r", time_ms=5_000, at_ms=1)
+    predict(kafka, "r", time_ms=5_000, at_ms=2, output={"label": "yes"})
+    predict(kafka, "r", time_ms=5_000, at_ms=3, version="2", role="shadow")
+    stream = stream_of_topics(kafka, MONITOR)
+    assert [(row.version, row.role) for row in stream.rows] == [("1", "champion"), ("2", "shadow")]
+    assert stream.rows[0].output == {"label": "no", "score": 0.2}
+
+
+def test_the_last_label_by_its_time_is_the_one_that_counts() -> None:
+    kafka = broker()
+    predict(kafka, "r", time_ms=5_000, at_ms=1)
+    label(kafka, "r", time_ms=6_000, at_ms=2, label="no")
+    label(kafka, "r", time_ms=7_000, at_ms=3, label="yes")
+    assert stream_of_topics(kafka, MONITOR).label_of()["r"].label == "yes"
+
+
+def test_late_records_are_put_aside_as_live() -> None:
+    kafka = broker()
+    predict(kafka, "new", time_ms=10_000, at_ms=1)
+    predict(kafka, "old", time_ms=8_999, at_ms=2)
+    stream = stream_of_topics(kafka, MONITOR)
+    assert [late.row.prediction_id for late in stream.late] == ["old"]
+
+
+def test_an_empty_range_is_a_sentence() -> None:
+    with pytest.raises(UsageError, match="no prediction of model m"):
+        stream_of_topics(broker(), MONITOR)
