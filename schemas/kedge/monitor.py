@@ -41,6 +41,7 @@ __all__ = [
     "parse_duration",
 ]
 
+_LONGEST_MS = 1_000 * 365 * 86_400_000
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*")
 
@@ -60,7 +61,7 @@ def parse_duration(text: object) -> timedelta:
         while match := _DURATION.match(text, position):
             total += float(match[1]) * _UNITS_MS[match[2]]
             position = match.end()
-        if position == len(text):
+        if position == len(text) and total <= _LONGEST_MS:
             return timedelta(milliseconds=round(total))
     raise ValueError(f'{text!r} is no duration; write it like "500ms", "2s", "10m", "1h" or "1d"')
 

@@ -36,12 +36,15 @@ def application() -> typer.Typer:
 
     from kedge_services.cli import (
         broker,
+        dead_letters,
         demo,
+        doctor,
         init,
         models,
         monitors,
         replay,
         run,
+        send,
         tail,
         topics,
         up,
@@ -66,7 +69,11 @@ def application() -> typer.Typer:
     ) -> None:  # fmt: skip
         del version
 
-    for module in (demo, up, run, broker, topics, init, monitors, replay, models, tail):
+    # In the order of --help: to begin, to run it, to look and to repair.
+    for module in (
+        demo, up, run, broker, topics, init, monitors, replay, models, send, tail, dead_letters,
+        doctor,
+    ):  # fmt: skip
         app.add_typer(module.commands)
     return app
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from kedge_services.cli.completion import complete_service
 from kedge_services.cli.options import BootstrapServers, Config, settings_from
 from kedge_services.cli.signals import stop_on_signals
 from kedge_services.local import catalogue
@@ -23,7 +24,12 @@ _LIST = "".join(f"\n\n  {name}: {does}." for name, does in catalogue.SERVICES.it
     f"Start more processes with other ordinals to scale it out. Services:{_LIST}"
 )
 def run(
-    service: Annotated[str, typer.Argument(help="Name of the service.", metavar="SERVICE")],
+    service: Annotated[
+        str,
+        typer.Argument(
+            help="Name of the service.", metavar="SERVICE", autocompletion=complete_service
+        ),
+    ],
     *,
     ordinal: Annotated[
         int | None,

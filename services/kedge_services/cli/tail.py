@@ -16,8 +16,11 @@ from rich.text import Text
 from kedge.errors import UsageError
 from kedge.monitor_checks import suggestion
 from kedge.topics import CHANGELOGS, TOPICS
+from kedge_services.cli.completion import complete_model, complete_topic
 from kedge_services.cli.options import BootstrapServers, Config, require_kafka, settings_from
+from kedge_services.cli.printing import printable
 from kedge_services.cli.signals import stop_on_signals
+from kedge_services.runtime.dead_letters import RESENT
 from kedge_services.runtime.ports import Consumer, Record, TopicPartition
 from kedge_services.runtime.settings import Settings
 
@@ -34,7 +37,10 @@ _POLL_S = 0.2
 def tail(
     topic: Annotated[
         str,
-        typer.Argument(help="Name without prefix, e.g. windows, alerts, dead-letters."),
+        typer.Argument(
+            help="Name without prefix, e.g. windows, alerts, dead-letters.",
+            autocompletion=complete_topic,
+        ),
     ],
     *,
     from_start: Annotated[
@@ -43,7 +49,9 @@ def tail(
     no_follow: Annotated[
         bool, typer.Option("--no-follow", help="Stop at the end; together with --from-start.")
     ] = False,
-    model: Annotated[str | None, typer.Option(help="Only records of this model.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Only records of this model.", autocompletion=complete_model)
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(help="Stop after so many records.", min=1, metavar="N")
     ] = None,
@@ -108,17 +116,20 @@ def as_text(record: Record) -> Text:
     """Give a record as one readable line."""
     line = Text()
     line.append(f"{_time(record.timestamp_ms)} {record.partition}:{record.offset} ", "dim")
-    headers = _headers(record)
+    headers = {name: printable(text) for name, text in _headers(record).items()}
     if "kedge-reason" in headers:
         source = f"{headers.get('kedge-topic')} {headers.get('kedge-partition')}"
         line.append(headers["kedge-reason"], "bold red")
         line.append(f" {headers.get('kedge-detail', '')} ")
         line.append(f"(from {source}:{headers.get('kedge-offset')}) ", "dim")
     value = _parsed(record.value)
-    if isinstance(value, dict):
+    if RESENT in headers:
+        line.append("resent", "bold green")
+        line.append(f" {headers[RESENT]} by {headers.get('kedge-by', '')}")
+    elif isinstance(value, dict):
         _append_fields(line, value)
     elif record.value is None:
-        line.append((record.key or b"").decode(errors="replace"), "bold")
+        line.append(printable((record.key or b"").decode(errors="replace")), "bold")
         line.append(" deleted", "red")
     else:
         line.append(_cut(record.value.decode(errors="replace")))
@@ -129,7 +140,7 @@ def _append_fields(line: Text, value: Mapping[str, Any]) -> None:
     for name, field in value.items():
         if name == "schema" or field is None or field in ([], {}):
             continue
-        line.append(f"{name}=", "cyan")
+        line.append(f"{printable(name)}=", "cyan")
         is_time = name.endswith("_ms") and isinstance(field, int) and field > 10**11
         line.append(f"{_time(field) if is_time else _short(field)} ")
 
@@ -143,7 +154,8 @@ def _short(value: object) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    shown = printable(text[:_LONGEST])
+    return shown if len(text) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
 
 
 def _time(time_ms: int) -> str:

@@ -20,6 +20,7 @@ from rich.table import Table
 from kedge.errors import BrokerUnavailable, Stop, UsageError
 from kedge.monitor_checks import suggestion
 from kedge_services.cli.broker import DataDir, Fresh, Port
+from kedge_services.cli.completion import complete_services
 from kedge_services.cli.options import BootstrapServers, Config, require_kafka, settings_from
 from kedge_services.cli.signals import stop_on_signals
 from kedge_services.local.broker import DEFAULT_PORT, LocalBroker, announce, withdraw
@@ -42,7 +43,12 @@ _COLOURS = {
 def up(
     *,
     services: Annotated[
-        str | None, typer.Option(help="Only these, separated by commas.", metavar="A,B,…")
+        str | None,
+        typer.Option(
+            help="Only these, separated by commas.",
+            metavar="A,B,…",
+            autocompletion=complete_services,
+        ),
     ] = None,
     port: Port = DEFAULT_PORT,
     data_dir: DataDir = Path(".kedge/kafka"),

@@ -16,13 +16,14 @@ from typing import TextIO
 
 from kedge.errors import BrokerUnavailable
 
-__all__ = ["KAFKA_VERSION", "cache_directory", "find_java", "kafka_jars"]
+__all__ = ["KAFKA_VERSION", "cache_directory", "cached_jars", "find_java", "kafka_jars"]
 
 KAFKA_VERSION = "4.1.1"
 #: slf4j-simple writes warnings and errors to a file, so that a broker that stops can say why.
 _COORDINATES = (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", "org.slf4j:slf4j-simple:1.7.36")
 _EXPECTED_BYTES = 45_300_000
 _LEAST_JAVA = 17
+_INDEX = "classpath.json"
 _WAYS_OUT = (
     "or use a Kafka of your own: --bootstrap-servers HOST:PORT, KEDGE_KAFKA__BOOTSTRAP_SERVERS, "
     "or bootstrap_servers under [kafka] in kedge.toml"
@@ -67,6 +68,20 @@ def _java_version(java: str) -> int:
     return int(match[1]) if match and answer.returncode == 0 else 0
 
 
+def cached_jars(cache: Path | None = None) -> list[Path] | None:
+    """Give the class path of Kafka, None when it has not been fetched yet."""
+    directory = _directory(cache)
+    try:
+        jars = [directory / name for name in json.loads((directory / _INDEX).read_text())]
+    except (FileNotFoundError, ValueError):
+        return None
+    return jars if all(jar.is_file() for jar in jars) else None
+
+
+def _directory(cache: Path | None) -> Path:
+    return (cache or cache_directory()) / f"kafka-{KAFKA_VERSION}"
+
+
 def kafka_jars(cache: Path | None = None, *, out: TextIO | None = None) -> list[Path]:
     """Give the class path of Kafka, fetched once.
 
@@ -82,18 +97,16 @@ def kafka_jars(cache: Path | None = None, *, out: TextIO | None = None) -> list[
     BrokerUnavailable
         They are not in the cache and cannot be fetched.
     """
-    directory = (cache or cache_directory()) / f"kafka-{KAFKA_VERSION}"
+    directory = _directory(cache)
     directory.mkdir(parents=True, exist_ok=True)
-    index = directory / "classpath.json"
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several processes may want them at once
-        if index.is_file():
-            jars = [directory / name for name in json.loads(index.read_text())]
-            if all(jar.is_file() for jar in jars):
-                return jars
+        if (found := cached_jars(cache)) is not None:
+            return found
         # Without an index a fetch was cut short, and what is there may be half a file.
         shutil.rmtree(directory / "repository", ignore_errors=True)
         jars = _fetch(directory / "repository", _Shown(out or sys.stderr))
+        index = directory / _INDEX
         partial = index.with_suffix(".partial")
         partial.write_text(json.dumps([str(jar.relative_to(directory)) for jar in jars]))
         partial.replace(index)

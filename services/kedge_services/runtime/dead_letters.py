@@ -8,12 +8,39 @@ from dataclasses import dataclass, field
 from kedge.errors import Reason, Stop
 from kedge_services.runtime.ports import Produce, Record
 
-__all__ = ["POISON", "TOPIC", "DeadLetterLimit", "dead_letter", "reason_of"]
+__all__ = [
+    "POISON",
+    "PUT_ASIDE",
+    "RESENT",
+    "RESENT_FROM",
+    "TOPIC",
+    "DeadLetterLimit",
+    "dead_letter",
+    "reason_of",
+]
 
 TOPIC = "dead-letters"
 
 #: Reasons that point at a producer or a decoder that is wrong as a whole.
 POISON = frozenset({"undecodable", "unsupported-format", "missing-field", "bad-value", "invalid"})
+
+#: The headers that say why a record was put aside, and where it came from.
+PUT_ASIDE = frozenset(
+    {
+        "kedge-reason",
+        "kedge-detail",
+        "kedge-topic",
+        "kedge-partition",
+        "kedge-offset",
+        "kedge-timestamp-ms",
+        "kedge-service",
+    }
+)
+#: On a record that was sent back: which dead letter it was.
+RESENT_FROM = "kedge-resent-from"
+#: On a record of dead-letters that is none, but the note that one was sent back: its place.
+#: It lies in the partition of that letter and has neither key nor value nor reason.
+RESENT = "kedge-resent"
 
 #: A process that exceeds the limit within so many records after its start stops.
 START_RECORDS = 10_000
