@@ -90,6 +90,7 @@ def test_the_first_prediction_of_a_version_counts_and_shadows_are_rows_too() -> 
     stream = stream_of_topics(kafka, MONITOR)
     assert [(row.version, row.role) for row in stream.rows] == [("1", "champion"), ("2", "shadow")]
     assert stream.rows[0].output == {"label": "no", "score": 0.2}
+    assert [row.version for row in stream.champions().rows] == ["1"]
 
 
 def test_the_last_label_by_its_time_is_the_one_that_counts() -> None:

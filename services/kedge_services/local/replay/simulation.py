@@ -103,7 +103,7 @@ def simulate(
     """
     learns = closed_loop or monitor.reference.source != "first-events"
     wanted = monitor.replay.warm_up if monitor.replay is not None and learns else 0
-    warm_up, live = stream.split(wanted)
+    warm_up, live = (stream.champions() if closed_loop else stream).split(wanted)
     if not len(live):
         raise UsageError(
             f"{len(stream)} rows, and the warm-up takes {wanted}: none is left to replay; "

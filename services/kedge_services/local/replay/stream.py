@@ -126,6 +126,10 @@ class Stream:
         others = [label for label in self.labels if label.prediction_id not in ids]
         return Stream(first, mine), Stream(rest, others, self.late)
 
+    def champions(self) -> Stream:
+        """Give it without the predictions made in the shadow."""
+        return Stream([row for row in self.rows if row.role == "champion"], self.labels, self.late)
+
     def label_of(self) -> dict[str, Label]:
         """Give the label that counts in the end, by prediction id."""
         found: dict[str, Label] = {}

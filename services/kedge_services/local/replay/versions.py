@@ -84,7 +84,8 @@ def first_version(
     return candidate, load_predictor(candidate, data)
 
 
-def _reference(rows: Stream, monitor: Monitor, version: str) -> Reference:
+def _reference(warm_up: Stream, monitor: Monitor, version: str) -> Reference:
+    rows = warm_up.champions()
     kinds: dict[str, Literal["numeric", "categorical"]] = {
         name: "numeric" if feature.type == "numeric" else "categorical"
         for name, feature in monitor.features.items()
