@@ -41,7 +41,7 @@ pytestmark = pytest.mark.kafka
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "pipeline.py"
 
 
-def until(condition: Callable[[], object], timeout_s: float = 60) -> None:
+def until(condition: Callable[[], object], timeout_s: float = 120) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

@@ -68,14 +68,15 @@ class Desks:
                 return task.result()
 
     async def _open(self, partition: int) -> Desk:
-        desk = self._make(partition)
         try:
-            await desk.open()
+            desk = self._make(partition)
+            try:
+                await desk.open()
+            except asyncio.CancelledError:
+                await desk.close()
+                raise
         except Exception as error:
             await self._on_crash(error)
-            raise
-        except asyncio.CancelledError:
-            await desk.close()
             raise
         return desk
 

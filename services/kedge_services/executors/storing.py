@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,6 +25,7 @@ from kedge_services.runtime.times import Times
 
 __all__ = ["Inspect", "Storing", "in_child"]
 
+_PROGRAM = (sys.executable, "-m", "kedge_services.executors.inspecting")
 _LOOK_S = 0.05
 _MB = 1 << 20
 #: What a child may take, whatever the request's budget is: imports alone take 200.
@@ -90,18 +91,20 @@ class Storing:
         return finding.artefact
 
 
-async def in_child(order: Order) -> Finding:
+async def in_child(
+    order: Order,
+    *,
+    program: Sequence[str] = _PROGRAM,
+    time_s: float = TIME_S,
+    memory_mb: int = _MEMORY_MB,
+) -> Finding:
     """Inspect in a subprocess with bounds on time and resident memory."""
     child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "kedge_services.executors.inspecting",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
+        *program, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     talk = asyncio.create_task(child.communicate(encode(order)))
     try:
-        problem = await _guard(child.pid, talk)
+        problem = await _guard(child.pid, talk, time_s, memory_mb)
         if problem:
             return Finding(problem=problem)
         output, _ = await talk
@@ -115,16 +118,19 @@ async def in_child(order: Order) -> Finding:
         await asyncio.wait([talk])
 
 
-async def _guard(pid: int, talk: asyncio.Task[tuple[bytes, bytes]]) -> str:
+async def _guard(
+    pid: int, talk: asyncio.Task[tuple[bytes, bytes]], time_s: float, memory_mb: int
+) -> str:
     """Wait for the end; give what the child took too much of."""
     loop = asyncio.get_running_loop()
-    deadline_s = loop.time() + TIME_S
-    process = psutil.Process(pid)
+    deadline_s = loop.time() + time_s
+    process: psutil.Process | None = None
     while not talk.done():
         if loop.time() > deadline_s:
-            return f"loading it took longer than {TIME_S} s"
+            return f"loading it took longer than {time_s:g} s"
         with contextlib.suppress(psutil.Error):
-            if process.memory_info().rss > _MEMORY_MB * _MB:
-                return f"loading it took more than {_MEMORY_MB} MB"
+            process = process or psutil.Process(pid)
+            if process.memory_info().rss > memory_mb * _MB:
+                return f"loading it took more than {memory_mb} MB"
         await asyncio.wait([talk], timeout=_LOOK_S)
     return ""

@@ -16,7 +16,7 @@ from kedge_services.runtime.times import Times
 
 __all__ = ["Webhook"]
 
-#: A report brings a reference with it, of up to a megabyte for 500 features; a record of Kafka takes 8.
+#: A report may bring a reference, a megabyte for 500 features; a candidate has to stay below 8.
 _REPORT_BYTES = 3 << 20
 
 
