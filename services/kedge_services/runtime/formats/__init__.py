@@ -1,7 +1,8 @@
 """Model files: how bytes become something that predicts, without running what they say.
 
 Only formats that hold data, never code, are read: ``skops`` with an exact list
-of types, and ``river-json``.  Pickle is not among them and never will be.
+of types, ``river-json``, and ``onnx`` with the standard's operators alone.
+Pickle is not among them and never will be.
 """
 
 from __future__ import annotations
@@ -34,6 +35,12 @@ class Predictor(Protocol):
             Binary: ``label`` and ``score``, the probability of the positive
             class, ``classes[1]``.  Multiclass: ``label`` and ``scores`` by the
             text of each class.  Regression: ``value``.
+
+        Raises
+        ------
+        ValueError
+            A model from elsewhere has no answer to a row, say because a value is
+            missing; Kedge's own answer every row.
         """
 
 
