@@ -25,8 +25,12 @@ MOST_VALUES = 1_000
 #: Rows from the beginning of the table that are kept one after another.
 HEAD_ROWS = 4_096
 _SAMPLE_ROWS = 20_000
+_LEAST_SAMPLE_ROWS = 2_000
+#: Of all columns together: a wide table has a shorter sample.
+_SAMPLE_CELLS = 2_000_000
 #: As :func:`~kedge_services.local.files.read_rows` reads them.
-_NOTHING = frozenset({"", "nan", "NaN"})
+_NOTHING = ("", "nan", "NaN")
+_PROBE = 100
 _TRUE_FALSE = {"true": True, "false": False}
 #: A column with a few cells of another kind is still of this kind.
 _MOSTLY = 0.95
@@ -130,7 +134,8 @@ def describe(blocks: Iterable[Block], *, texts_only: bool, most_rows: int) -> Ta
             raw.head.extend(islice(cells, HEAD_ROWS - len(raw.head)))
             raw.sample.extend(cells[first_kept::stride])
         rows += block.rows
-        while rows > stride * _SAMPLE_ROWS:
+        most = max(_LEAST_SAMPLE_ROWS, min(_SAMPLE_ROWS, _SAMPLE_CELLS // max(1, len(raws))))
+        while rows > stride * most:
             stride *= 2
             for raw in raws.values():
                 del raw.sample[1::2]
@@ -139,7 +144,7 @@ def describe(blocks: Iterable[Block], *, texts_only: bool, most_rows: int) -> Ta
 
 
 def _count(raw: _Raw, cells: Sequence[Any]) -> None:
-    filled = [cell for cell in cells if not _is_empty(cell)]
+    filled = _filled(cells)
     raw.empty += len(cells) - len(filled)
     if raw.counts is None:
         return
@@ -152,19 +157,22 @@ def _count(raw: _Raw, cells: Sequence[Any]) -> None:
             raw.counts = None
 
 
-def _is_empty(cell: Any) -> bool:
-    if isinstance(cell, str):
-        return cell in _NOTHING
-    return cell is None or (isinstance(cell, float) and math.isnan(cell))
+def _filled(cells: Sequence[Any]) -> list[Any]:
+    """Give the cells that are not empty, as :func:`~kedge_services.local.files.read_rows` does."""
+    return [
+        cell for cell in cells
+        # What is not equal to itself is NaN.
+        if cell is not None and cell == cell and cell not in _NOTHING  # noqa: PLR0124
+    ]  # fmt: skip
 
 
 def _column(name: str, raw: _Raw, *, texts_only: bool) -> Column:
-    filled = [cell for cell in raw.sample if not _is_empty(cell)]
+    filled = _filled(raw.sample)
     is_code = texts_only and any(map(_has_leading_zero, filled))
     readers = _TEXT_READERS if texts_only else _TYPED_READERS
     kind: Kind = "text" if is_code else _kind(filled, readers)
     read = readers.get(kind, _nothing)
-    cells = [None if _is_empty(cell) else read(cell) for cell in raw.sample]
+    cells = list(map(read, raw.sample))
     counts = None
     if raw.counts is not None:
         counts = Counter[str]()
@@ -175,7 +183,7 @@ def _column(name: str, raw: _Raw, *, texts_only: bool) -> Column:
         name=name,
         kind=kind,
         cells=cells,
-        head=[None if _is_empty(cell) else read(cell) for cell in raw.head],
+        head=list(map(read, raw.head)),
         counts=counts,
         empty=raw.empty,
         wrong=len(filled) - sum(cell is not None for cell in cells),
@@ -194,7 +202,10 @@ def _kind(filled: Sequence[Any], readers: Mapping[Kind, Callable[[Any], Any]]) -
     enough = _MOSTLY * len(filled)
     if sum(isinstance(cell, (list, dict)) for cell in filled) >= len(filled) - enough + 1:
         return "nested"
+    few = filled[:: -(-len(filled) // _PROBE)]
     for kind, read in readers.items():
+        if not any(read(cell) is not None for cell in few):
+            continue  # no need to look at all of them
         if sum(read(cell) is not None for cell in filled) >= enough:
             return kind
     return "text"
@@ -202,6 +213,18 @@ def _kind(filled: Sequence[Any], readers: Mapping[Kind, Callable[[Any], Any]]) -
 
 def _has_leading_zero(cell: Any) -> bool:
     return isinstance(cell, str) and len(cell) > 1 and cell[0] == "0" and cell.isdecimal()
+
+
+def _boolean_text(cell: Any) -> bool | None:
+    if isinstance(cell, str):
+        return _TRUE_FALSE.get(cell.lower())
+    return cell if isinstance(cell, bool) else None
+
+
+def _text(cell: Any) -> str | None:
+    if cell is None or isinstance(cell, (list, dict)) or cell in _NOTHING:
+        return None
+    return None if cell != cell else label_text(cell)  # noqa: PLR0124 -- NaN
 
 
 def _time(cell: Any) -> int | None:
@@ -237,10 +260,10 @@ _TYPED_READERS: Mapping[Kind, Callable[[Any], Any]] = {
     "boolean": lambda cell: cell if isinstance(cell, bool) else None,
     "number": _number,
     "time": _time,
-    "text": lambda cell: None if isinstance(cell, (list, dict)) else label_text(cell),
+    "text": _text,
 }
 _TEXT_READERS: Mapping[Kind, Callable[[Any], Any]] = {
     **_TYPED_READERS,
-    "boolean": lambda cell: _TRUE_FALSE.get(str(cell).lower()),
+    "boolean": _boolean_text,
     "number": _number_text,
 }
