@@ -27,7 +27,7 @@ test: $(STAMP) lint  ## lint, types and all tests
 	$(BIN)/pytest tests/e2e
 
 test-long: $(STAMP)  ## what takes longer than a cup of coffee
-	$(BIN)/pytest -m long tests/e2e
+	$(BIN)/pytest -m long tests
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
