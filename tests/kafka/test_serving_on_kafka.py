@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from confluent_kafka import Producer
 
-from kedge import Candidate, Command, FeatureColumn, Prediction
+from kedge import Candidate, Command, FeatureColumn, Monitor, Prediction
 from kedge.base import Event
 from kedge.client import Client
 from kedge.codec import decode, encode
@@ -99,6 +99,7 @@ class World:
         stack.callback(self.reader.close)
         self.reader.assign({TopicPartition("predictions", p): 0 for p in range(2)})
         self.found: dict[tuple[str, str], Prediction] = {}
+        self.records = 0
         registry = Loop(
             make_registry(settings), backend, settings, lambda: time.time_ns() // 1_000_000
         )
@@ -136,10 +137,11 @@ class World:
         answer = self.get(path, health=health)
         return answer is not None and answer.status_code == 200
 
-    def infer(self, name: str, x: float) -> tuple[str, str]:
+    def infer(self, name: str, x: float, version: str | None = None) -> tuple[str, str]:
         """Give the version that answered, and its label."""
         tensor = {"name": "x", "shape": [1, 1], "datatype": "FP64", "data": [x]}
-        url = f"http://127.0.0.1:{self.settings.serving.port}/v2/models/m/infer"
+        path = "m" if version is None else f"m/versions/{version}"
+        url = f"http://127.0.0.1:{self.settings.serving.port}/v2/models/{path}/infer"
         answer = self.http.post(url, json={"id": name, "inputs": [tensor]})
         assert answer.status_code == 200, answer.text
         return answer.json()["model_version"], answer.json()["outputs"][0]["data"][0]
@@ -150,12 +152,13 @@ class World:
             for value in batch.values:
                 prediction = decode(Prediction, value or b"")
                 self.found[prediction.prediction_id, prediction.version] = prediction
+                self.records += 1
         return self.found.get((name, version))
 
 
 @pytest.fixture
 def world(kafka_settings: Settings) -> Iterator[World]:
-    serving = ServingSettings(port=free_port())
+    serving = ServingSettings(port=free_port(), drain_ms=0)
     changes = {"serving": serving, "port": free_port()}
     with contextlib.ExitStack() as stack:
         yield World(kafka_settings.model_copy(update=changes), stack)
@@ -194,3 +197,32 @@ def test_a_version_is_registered_serves_and_is_replaced_while_requests_come(worl
     metrics = world.get("/metrics", health=True)
     assert metrics is not None
     assert "kedge_http_seconds" in metrics.text
+
+
+def test_a_challenger_follows_each_answer_given_elsewhere_once(world: World) -> None:
+    until(lambda: world.is_ok("/readyz", health=True))
+    monitor = {
+        "model": "m",
+        "task": "binary",
+        "classes": ["DOWN", "UP"],
+        "features": {"x": "numeric"},
+    }
+    world.send("monitors", Monitor.model_validate(monitor))
+    foreign = Candidate(request_id="a", model="m", version="12", as_champion=True, created_ms=1)
+    world.send("candidates", foreign)
+    world.offer("b", 0.5)
+    until(lambda: world.is_ok("/v2/models/m/versions/k1/ready"))
+    assert not world.is_ok("/v2/models/m/ready")
+    for i in range(200):
+        world.client.predict(
+            prediction_id=f"e-{i}", model="m", version="12", features={"x": i / 200}, label="DOWN"
+        )
+    for i in range(200):
+        shadow = until(functools.partial(world.predicted, f"e-{i}", "k1"))
+        answer = world.found[f"e-{i}", "12"]
+        assert (shadow.role, shadow.event_time_ms) == ("shadow", answer.event_time_ms)
+        assert shadow.features == answer.features
+    # What serving has read of its own by now it has not followed.
+    assert world.infer("by-name", 0.9, version="k1") == ("k1", "UP")
+    until(functools.partial(world.predicted, "by-name", "k1"))
+    assert world.records == 401
