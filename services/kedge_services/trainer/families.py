@@ -10,8 +10,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from numpy.typing import NDArray
-
 from kedge.base import Scalar
 from kedge.errors import UsageError
 from kedge.events import Output
@@ -19,7 +17,6 @@ from kedge.trainers import Task, is_own_trainer, trainer_mistake
 from kedge.versions import FeatureColumn
 from kedge_services.runtime.artefacts import Format
 from kedge_services.runtime.formats import Predictor, Row
-from kedge_services.runtime.formats.columns import matrix
 
 __all__ = ["Family", "Fitted", "Shape", "Table", "family", "learns_on"]
 
@@ -40,14 +37,6 @@ class Shape:
         if not self.classes:
             return "regression"
         return "binary" if len(self.classes) == 2 else "multiclass"
-
-    def matrix(self, rows: Sequence[Row]) -> NDArray[Any]:
-        """Give rows as an array, shape (n, columns), as stored pipelines are asked with.
-
-        Numbers alone: of floats, NaN where one is missing.  With categories: of
-        objects, texts among them, NaN where one is missing.
-        """
-        return matrix(rows, self.columns)
 
 
 @dataclass(frozen=True, slots=True)

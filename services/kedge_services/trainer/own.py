@@ -8,25 +8,61 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import packages_distributions
-from typing import Any, cast
+from typing import Any
 
 import structlog
+from numpy.typing import NDArray
 
+from kedge.base import Scalar
 from kedge.errors import KedgeError, UnsafeArtefact, UsageError
 from kedge.trainers import FORMATS
+from kedge.versions import FeatureColumn
 from kedge_services.runtime.artefacts import Format
-from kedge_services.runtime.formats import Predictor
+from kedge_services.runtime.formats import Predictor, Row
+from kedge_services.runtime.formats.columns import matrix
 from kedge_services.trainer.families import Fitted, Shape, Table
 
-__all__ = ["OwnTrainer", "Train"]
-
-Train = Callable[[Table, Shape, int], object]
-"""What a function of the user's own looks like: rows and targets, columns and classes, a seed."""
+__all__ = ["Data", "OwnTrainer"]
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a function of the user's own is given, together with a seed.
+
+    Attributes
+    ----------
+    rows
+        Features by name, in the order their labels came; None is missing.
+    labels
+        One of ``classes`` for each row, or its number.
+    columns
+        Name and type of each feature, in the order of :meth:`matrix`.
+    classes
+        As the monitor declares them, the positive one last; none for regression.
+    """
+
+    rows: Sequence[Row]
+    labels: Sequence[Scalar]
+    columns: Sequence[FeatureColumn]
+    classes: Sequence[Scalar]
+
+    def __len__(self) -> int:
+        """Give the number of rows."""
+        return len(self.rows)
+
+    def matrix(self) -> NDArray[Any]:
+        """Give the rows as an array, shape (n, columns), as a stored pipeline is asked.
+
+        Numbers alone: of floats, NaN where one is missing.  With categories: of
+        objects, texts among them, NaN where one is missing.
+        """
+        return matrix(self.rows, self.columns)
 
 
 class OwnTrainer:
@@ -80,7 +116,7 @@ class OwnTrainer:
         if start is not None:
             raise ValueError(f"{self.name} cannot go on from an earlier model")
         try:
-            made = self._train(table, shape, seed)
+            made = self._train(_data(table, shape), seed)
         except (ValueError, KedgeError):
             raise
         except Exception as error:
@@ -91,16 +127,25 @@ class OwnTrainer:
         return _stored(made, shape, self.name)
 
 
-def _imported(name: str, module: str, function: str) -> Train:
+def _data(table: Table, shape: Shape) -> Data:
+    labels: list[Scalar] = [
+        shape.classes[int(target)] if shape.classes else target for target in table.targets
+    ]
+    return Data(table.rows, labels, shape.columns, shape.classes)
+
+
+def _imported(name: str, module: str, function: str) -> Callable[[Data, int], object]:
     try:
-        found = getattr(importlib.import_module(module), function, None)
+        found: Callable[[Data, int], object] | None = getattr(
+            importlib.import_module(module), function, None
+        )
     except Exception as error:
         _log.exception("a trainer cannot be imported", trainer=name)
         kind = type(error).__name__
         raise UsageError(f'trainer "{name}" cannot be imported: {kind}, see the log') from error
     if not callable(found):
         raise UsageError(f'trainer "{name}" cannot be imported: {module} has no such function')
-    return cast("Train", found)
+    return found
 
 
 def _stored(made: object, shape: Shape, name: str) -> Fitted:

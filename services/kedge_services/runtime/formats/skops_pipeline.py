@@ -3,7 +3,7 @@
 It is the one step ``own`` of a pipeline, so that nobody takes it for one of
 Kedge's.  It is asked with the array that
 :func:`~kedge_services.runtime.formats.columns.matrix` gives, and its classes
-are indices into those of the version.
+are those that the monitor declares.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kedge.base import Scalar
+from kedge.base import Scalar, label_text
 from kedge.errors import UnsafeArtefact
 from kedge.events import Output
 from kedge.versions import FeatureColumn
@@ -52,10 +52,14 @@ class PipelinePredictor:
             return
         if not hasattr(self._model, "predict_proba"):
             raise UnsafeArtefact("a skops file holds a pipeline without predict_proba")
-        self._indices = [int(index) for index in self._model.classes_]
-        distinct = set(self._indices)
-        if len(distinct) != len(self._indices) or not distinct <= set(range(len(classes))):
-            raise UnsafeArtefact("a skops file has other classes than its manifest says")
+        known = [label_text(label) for label in classes]
+        found = [label_text(label) for label in np.asarray(self._model.classes_).tolist()]
+        if len(set(found)) != len(found) or not set(found) <= set(known):
+            raise UnsafeArtefact(
+                f"a skops file has the classes {', '.join(found):.200}, not the monitor's "
+                f"{', '.join(known):.200}"
+            )
+        self._indices = [known.index(text) for text in found]
 
     def predict(self, rows: Sequence[Row]) -> list[Output]:
         """Score a batch; see :class:`~kedge_services.runtime.formats.Predictor`.
