@@ -155,6 +155,10 @@ class Cluster:
                 [records[i].at_ms for i in mine],
             )
 
+    def step(self, service: str) -> None:
+        """Let one service read what is there."""
+        self._loops[service].step()
+
     def run(self, *, only: Sequence[str] | None = None) -> None:
         """Let the services work until there is nothing left to do at this time."""
         loops = [loop for name, loop in self._loops.items() if only is None or name in only]
