@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,29 +25,34 @@ from kedge_services.runtime.memory import ManualClock, MemoryBroker
 from kedge_services.runtime.ports import Backend, Produce
 from kedge_services.runtime.settings import Settings
 
-DATA = Path(__file__).parent.parent / "data"
-CALIFORNIA = DATA / "california_housing_500.csv.gz"
+ROOT = Path(__file__).parents[2]
+CALIFORNIA = ROOT / "tests" / "data" / "california_housing_500.csv.gz"
 NOW = 1_795_220_224_624
 
 
 # ------------------------------------------------------------------------ files
 
 
-def test_init_writes_a_monitor_that_check_and_replay_take(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_the_how_to_works_as_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "houses.toml"
-    assert main(["init", str(CALIFORNIA), "--out", str(out), "--model", "houses"]) == 0
-    shown = capsys.readouterr().out
-    assert shown.startswith(f"{out} written: a first monitor from {CALIFORNIA.name} (500 rows).\n")
-    assert f"Check first, in {out}:\n  label_horizon = 1d: how long is a label" in shown
-    assert f"kedge replay {CALIFORNIA} --monitor {out} --out replay" in shown
-    assert main(["check", str(out)]) == 0
-    assert capsys.readouterr().out.startswith("houses: binary (0, 1); a score is that of 1\n")
-    results = tmp_path / "results"
-    replay = ["replay", str(CALIFORNIA), "--monitor", str(out), "--out", str(results)]
-    assert main(replay) == 0
-    summary = json.loads((results / "summary.json").read_text())
+    text = (ROOT / "docs" / "monitors-from-data.md").read_text()
+    (block,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    told = []
+    for command in block.splitlines():
+        program, *arguments = shlex.split(command)
+        assert program == "kedge"
+        assert main(arguments) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0].startswith(f"houses.toml written: a first monitor from {CALIFORNIA.name} (500")
+    assert "Check first, in houses.toml:\n  label_horizon = 1d: how long is a label" in told[0]
+    assert "kedge replay tests/data/california_housing_500.csv.gz --monitor houses.t" in told[0]
+    assert told[1].startswith("houses: binary (0, 1); a score is that of 1\n")
+    assert set(example.splitlines()) <= set(Path("houses.toml").read_text().splitlines())
+    summary = json.loads(Path("results/summary.json").read_text())
     assert (summary["rows"], summary["labelled"]) == (300, 300)
     assert not summary["dead_letters"]
 

@@ -166,6 +166,7 @@ def test_rows_keep_their_order_and_their_numbers_over_many_blocks(tmp_path: Path
         ("rows.csv", b"x,y,t\n1,0,1\n1,0,soon\n", "row 2: t: Invalid isoformat string: 'soon'"),
         ("rows.csv", b"x,y,t\n1,0,1\n1,0,\n", "row 2: t: the cell is empty"),
         ("rows.csv", b"x,y,t\n1,0,1930-01-01\n", "row 1: t: '1930-01-01' is not between"),
+        ("rows.csv", b"x;y;t\n1;0;1\n", "separated by ';', not by commas"),
         ("rows.csv.gz", b"no gzip", "cannot be read"),
         ("rows.ndjson", b'{"x": 1, "y": 1, "t": 1}\n{\n', "row 2 is no JSON"),
         ("rows.ndjson", b"[1]\n", "row 1 is no JSON object"),

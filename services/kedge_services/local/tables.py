@@ -119,6 +119,8 @@ def _csv_blocks(path: Path, file: IO[str], wanted: Sequence[str] | None) -> Iter
     header = next(filter(None, reader), None)
     if header is None:
         return
+    if len(header) == 1 and (mark := next((m for m in ";\t|" if m in header[0]), None)):
+        raise UsageError(f"{path}: its cells are separated by {mark!r}, not by commas as in CSV")
     names = header if wanted is None else wanted
     for name in names:
         if name not in header:

@@ -150,7 +150,14 @@ def _no_time(column: Column) -> str | None:
 
 def _rank(column: Column) -> int:
     parts = words(column.name)
-    own_name = parts in (("timestamp",), ("ts",), ("time",), ("datetime",), ("event", "time"))
+    own_name = parts in (
+        ("timestamp",),
+        ("ts",),
+        ("time",),
+        ("datetime",),
+        ("date",),
+        ("event", "time"),
+    )
     rank = 2 * own_name + (not TIME.isdisjoint(parts)) + (column.kind == "time")
     if not {"label", "birth", "born", "updated", "modified", "deleted"}.isdisjoint(parts):
         rank -= 2
