@@ -25,11 +25,15 @@ from kedge_services.runtime.memory import ManualClock, MemoryBroker
 from kedge_services.runtime.ports import (
     Backend,
     Batch,
+    Commit,
     Consumer,
     Headers,
+    Position,
     Produce,
     Producer,
     Record,
+    Service,
+    TaskContext,
     TopicPartition,
 )
 from kedge_services.runtime.settings import KafkaSettings, Settings
@@ -390,3 +394,53 @@ def driver(rig: Rig) -> Iterator[Driver]:
     driver = Driver(rig)
     yield driver
     driver.close()
+
+
+@dataclass
+class Listing:
+    """Sends each value with its number in the order of arrival."""
+
+    seen: int = 0
+    pending: Commit = field(default_factory=Commit)
+
+    def restore(self, batch: Batch) -> None:
+        self.seen = int(batch.values[-1] or 0)
+
+    def start(self, positions: Mapping[str, Position]) -> Mapping[str, int]:  # noqa: ARG002
+        return {}
+
+    def replay(self, batch: Batch) -> None:
+        raise AssertionError(f"nothing was asked to be replayed, but {batch}")
+
+    def process(self, batch: Batch) -> None:
+        for value in batch.values:
+            self.seen += 1
+            text = b"%d:%s" % (self.seen, value)
+            self.pending.outputs.append(Produce("listed", None, text, batch.partition))
+        self.pending.changelog = [(b"seen", b"%d" % self.seen)]
+
+    def tick(self, now_ms: int, at_end: Mapping[str, bool]) -> None:
+        pass
+
+    def paused(self) -> frozenset[str]:
+        return frozenset()
+
+    def commit(self) -> Commit:
+        commit, self.pending = self.pending, Commit()
+        return commit
+
+    def committed(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def make_listing(_: TaskContext) -> Listing:
+    return Listing()
+
+
+@pytest.fixture
+def listing() -> Service:
+    """Give a service that shows with every output how often each record was counted."""
+    return Service("listing", ("values",), (), make_listing)

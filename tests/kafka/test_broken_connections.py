@@ -10,8 +10,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Literal
 
 import pytest
@@ -21,12 +20,9 @@ from kedge_services.runtime.kafka import KafkaBackend
 from kedge_services.runtime.loop import Loop
 from kedge_services.runtime.memory import ManualClock
 from kedge_services.runtime.ports import (
-    Batch,
-    Commit,
     Position,
     Produce,
     Service,
-    TaskContext,
     TopicPartition,
     TransactionAborted,
 )
@@ -247,53 +243,6 @@ def test_without_a_broker_one_sentence_says_what_to_do() -> None:
 # --------------------------------------------------------------------------- the loop
 
 
-@dataclass
-class Listing:
-    """Sends each value with its number in the order of arrival."""
-
-    seen: int = 0
-    pending: Commit = field(default_factory=Commit)
-
-    def restore(self, batch: Batch) -> None:
-        self.seen = int(batch.values[-1] or 0)
-
-    def start(self, positions: Mapping[str, Position]) -> Mapping[str, int]:  # noqa: ARG002
-        return {}
-
-    def replay(self, batch: Batch) -> None:
-        raise AssertionError(f"nothing was asked to be replayed, but {batch}")
-
-    def process(self, batch: Batch) -> None:
-        for value in batch.values:
-            self.seen += 1
-            text = b"%d:%s" % (self.seen, value)
-            self.pending.outputs.append(Produce("listed", None, text, batch.partition))
-        self.pending.changelog = [(b"seen", b"%d" % self.seen)]
-
-    def tick(self, now_ms: int, at_end: Mapping[str, bool]) -> None:
-        pass
-
-    def paused(self) -> frozenset[str]:
-        return frozenset()
-
-    def commit(self) -> Commit:
-        commit, self.pending = self.pending, Commit()
-        return commit
-
-    def committed(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-def make_listing(_: TaskContext) -> Listing:
-    return Listing()
-
-
-LISTING = Service("listing", ("values",), (), make_listing)
-
-
 @on_kafka
 @pytest.mark.parametrize(
     ("kind", "at"),
@@ -303,11 +252,17 @@ LISTING = Service("listing", ("values",), (), make_listing)
     ],
 )  # fmt: skip
 def test_whatever_is_not_answered_in_a_commit_each_record_is_counted_once(
-    driver: Driver, rig: Rig, hasty_far: KafkaBackend, line: Line, kind: int, at: At
+    listing: Service,
+    driver: Driver,
+    rig: Rig,
+    hasty_far: KafkaBackend,
+    line: Line,
+    kind: int,
+    at: At,
 ) -> None:
     rig.create({"values": 1, "listed": 1, "listing-changelog": 1})
     clock = ManualClock()
-    loop = Loop(LISTING, hasty_far, rig.settings, clock)
+    loop = Loop(listing, hasty_far, rig.settings, clock)
 
     def until_listed(count: int) -> None:
         def step() -> bool:

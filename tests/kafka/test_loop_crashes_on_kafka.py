@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,14 +12,11 @@ from kedge_services.runtime.loop import Loop
 from kedge_services.runtime.memory import Crash, ManualClock
 from kedge_services.runtime.ports import (
     Backend,
-    Batch,
-    Commit,
     Consumer,
     Position,
     Produce,
     Producer,
     Service,
-    TaskContext,
     TopicPartition,
 )
 
@@ -80,62 +77,15 @@ class MortalBackend:
         return self.backend.partitions(topic)
 
 
-@dataclass
-class Listing:
-    """Sends each value with its number in the order of arrival."""
-
-    seen: int = 0
-    pending: Commit = field(default_factory=Commit)
-
-    def restore(self, batch: Batch) -> None:
-        self.seen = int(batch.values[-1] or 0)
-
-    def start(self, positions: Mapping[str, Position]) -> Mapping[str, int]:  # noqa: ARG002
-        return {}
-
-    def replay(self, batch: Batch) -> None:
-        raise AssertionError(f"nothing was asked to be replayed, but {batch}")
-
-    def process(self, batch: Batch) -> None:
-        for value in batch.values:
-            self.seen += 1
-            text = b"%d:%s" % (self.seen, value)
-            self.pending.outputs.append(Produce("listed", None, text, batch.partition))
-        self.pending.changelog = [(b"seen", b"%d" % self.seen)]
-
-    def tick(self, now_ms: int, at_end: Mapping[str, bool]) -> None:
-        pass
-
-    def paused(self) -> frozenset[str]:
-        return frozenset()
-
-    def commit(self) -> Commit:
-        commit, self.pending = self.pending, Commit()
-        return commit
-
-    def committed(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-def make_listing(_: TaskContext) -> Listing:
-    return Listing()
-
-
-LISTING = Service("listing", ("values",), (), make_listing)
-
-
 @pytest.mark.parametrize("rig", [pytest.param("kafka", marks=pytest.mark.kafka)], indirect=True)
 @pytest.mark.parametrize("step", STEPS)
 def test_a_death_at_any_step_of_a_commit_leaves_no_trace_on_kafka(
-    driver: Driver, rig: Rig, step: str
+    listing: Service, driver: Driver, rig: Rig, step: str
 ) -> None:
     rig.create({"values": 1, "listed": 1, "listing-changelog": 1})
     clock, script = ManualClock(), list[str]()
     backend = MortalBackend(driver.backend, script)
-    loop = Loop(LISTING, backend, rig.settings, clock)
+    loop = Loop(listing, backend, rig.settings, clock)
     expected = 0
 
     def is_listed() -> bool:
@@ -144,7 +94,7 @@ def test_a_death_at_any_step_of_a_commit_leaves_no_trace_on_kafka(
         try:
             loop.step(0.02)
         except Crash:
-            loop = Loop(LISTING, backend, rig.settings, clock)
+            loop = Loop(listing, backend, rig.settings, clock)
         return len(driver.values("listed")) >= expected
 
     driver.write("values", b"a", b"b")

@@ -114,7 +114,7 @@ class Log:
         self._change_writer(None)
         del self._open[transaction]
         if transaction.status == "aborted":
-            for first, stop in reversed(transaction.runs[self]):
+            for first, stop in transaction.runs[self]:
                 begin = bisect_left(self._offsets, first)
                 end = bisect_left(self._offsets, stop, begin)
                 for column in self._columns():
