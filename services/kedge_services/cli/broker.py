@@ -28,6 +28,8 @@ def broker(
 
     Needs no Docker and no Java: the first start fetches 45 MB into the user's
     cache. Other commands run in this directory find it by themselves.
+
+    Example: kedge broker --port 9292
     """
     local = LocalBroker(data_dir, port=port or None, fresh=fresh)
     with stop_on_signals() as stop, local:

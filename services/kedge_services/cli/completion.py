@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 
 import structlog
@@ -59,7 +58,6 @@ def complete_model(ctx: typer.Context, incomplete: str) -> list[str]:
     """Give the models that begin like this; none when Kafka does not answer soon."""
     # A shell shows what we print among what is typed.
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-    logging.disable()
     # Whatever is wrong is told by the command itself; Tab only has nothing to offer.
     with contextlib.suppress(Exception):
         models = _models(ctx.params.get("config"), ctx.params.get("bootstrap_servers"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import getpass
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -140,7 +141,7 @@ def show(
 def resend(  # noqa: PLR0913 -- a command has as many arguments as options
     places: Annotated[
         list[str] | None,
-        typer.Argument(help="These letters.", metavar="[PARTITION:OFFSET]...", show_default=False),
+        typer.Argument(help="These letters.", metavar="PARTITION:OFFSET", show_default=False),
     ] = None,
     *,
     reason: OfReason = None,
@@ -185,7 +186,7 @@ def resend(  # noqa: PLR0913 -- a command has as many arguments as options
             _check_chosen(book, chosen, again=again)
             _tell_result(book, {}, again=again, limit=limit, dry_run=True, as_json=as_json)
             return
-        with closing(SendingBack(backend, getpass.getuser())) as sending:
+        with closing(SendingBack(backend, _login_name())) as sending:
             book = LetterBox(backend).book(wanted)
             _check_chosen(book, chosen, again=again)
             if not yes:
@@ -194,6 +195,13 @@ def resend(  # noqa: PLR0913 -- a command has as many arguments as options
                     raise typer.Exit(1)
             sent = sending.send(book, again=again, limit=limit)
     _tell_result(book, sent, again=again, limit=limit, dry_run=False, as_json=as_json)
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # a container's user may have no name
+        return f"user {os.getuid()}"
 
 
 def _wanted(

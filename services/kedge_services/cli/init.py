@@ -82,7 +82,9 @@ def init(  # noqa: PLR0913 -- options of a command
     ] = None,
     every: Annotated[
         str | None,
-        typer.Option(help="Time from row to row, where no column tells, e.g. 30m.", metavar="TIME"),
+        typer.Option(
+            help="Time from row to row, where no column tells, e.g. 30m.", metavar="DURATION"
+        ),
     ] = None,
     as_json: Json = False,
     config: Config = None,

@@ -40,7 +40,10 @@ def list_(
     config: Config = None,
     bootstrap_servers: BootstrapServers = None,
 ) -> None:
-    """List the versions of all models, or of one."""
+    """List the versions of all models, or of one.
+
+    Example: kedge models list fraud
+    """
     table = read_versions(KafkaBackend(settings_from(config, bootstrap_servers)))
     models = table.models() if model is None else [model]
     versions = [version for name in models for version in table.of(name)]
@@ -61,7 +64,10 @@ def show(
     config: Config = None,
     bootstrap_servers: BootstrapServers = None,
 ) -> None:
-    """Show all that is known about a version: what it was made of, why it stands where it does."""
+    """Show all that is known about a version: what it was made of, why it stands where it does.
+
+    Example: kedge models show fraud k12
+    """
     table = read_versions(KafkaBackend(settings_from(config, bootstrap_servers)))
     found = table.champion(model) if version is None else table.get(model, version)
     if found is None:
@@ -85,7 +91,10 @@ def promote(
     config: Config = None,
     bootstrap_servers: BootstrapServers = None,
 ) -> None:
-    """Let a version serve, and wait until the registry has done it."""
+    """Let a version serve, and wait until the registry has done it.
+
+    Example: kedge models promote fraud k12 --expect k11 --reason "fewer false alarms"
+    """
     backend = KafkaBackend(settings_from(config, bootstrap_servers))
     command = _command("promote", model, version, expect=expect, reason=reason, by=by)
     tell(ask(backend, command, timeout_s=timeout), as_json=as_json)
@@ -103,7 +112,10 @@ def rollback(
     config: Config = None,
     bootstrap_servers: BootstrapServers = None,
 ) -> None:
-    """Let the champion before this one serve again."""
+    """Let the champion before this one serve again.
+
+    Example: kedge models rollback fraud --reason "customers complain"
+    """
     backend = KafkaBackend(settings_from(config, bootstrap_servers))
     command = _command("rollback", model, None, expect=expect, reason=reason, by=by)
     tell(ask(backend, command, timeout_s=timeout), as_json=as_json)

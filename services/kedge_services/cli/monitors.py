@@ -39,6 +39,8 @@ def check(files: Files, *, as_json: Json = False) -> None:
     """Validate monitors and show what Kedge understands; needs no Kafka.
 
     Every mistake is a line `file:line: field: what was expected`; exit status 2.
+
+    Example: kedge check monitors/fraud.toml
     """
     monitors, mistakes = read_monitors(files)
     if as_json:
@@ -65,6 +67,8 @@ def apply(
 
     A model's first monitor holds from the beginning; a changed one takes effect
     two panes ahead, so that no window is counted half by the old one.
+
+    Example: kedge apply monitors/fraud.toml monitors/churn.toml
     """
     from kedge_services.runtime.app import wall_clock
     from kedge_services.runtime.kafka import KafkaBackend

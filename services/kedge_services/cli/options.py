@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -15,7 +16,15 @@ from kedge_services.local.broker import announced
 from kedge_services.runtime.admin import wait_for_kafka
 from kedge_services.runtime.settings import Settings
 
-__all__ = ["BootstrapServers", "Config", "Json", "Timeout", "require_kafka", "settings_from"]
+__all__ = [
+    "BootstrapServers",
+    "Config",
+    "Json",
+    "Timeout",
+    "finite",
+    "require_kafka",
+    "settings_from",
+]
 
 #: A person waits; a service, which is waited for by nobody, has more patience.
 _PATIENCE_S = 5.0
@@ -34,7 +43,18 @@ BootstrapServers = Annotated[
         metavar="HOST:PORT",
     ),
 ]
-Timeout = Annotated[float, typer.Option(help="Seconds to wait for the registry.", min=0.0)]
+
+
+def finite(value: float | None) -> float | None:
+    """Refuse what is a number for Python only: ``nan`` passes every bound, ``inf`` never ends."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number to wait or count by.")
+    return value
+
+
+Timeout = Annotated[
+    float, typer.Option(help="Seconds to wait for the registry.", min=0.0, callback=finite)
+]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.")]
 
 

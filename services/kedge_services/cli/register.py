@@ -94,6 +94,9 @@ def register(  # noqa: PLR0913 -- options of a command
     A model file is loaded and tried on the reference rows before anybody hears of
     it. Without reference data Kedge learns the reference from the version's first
     predictions.
+
+    Example: kedge models register --model fraud --version 12 --artefact fraud.onnx
+    --reference training.parquet --label is_fraud
     """
     if not 1 <= len(version) <= 255:
         raise UsageError("--version: a version's name has 1 to 255 characters")

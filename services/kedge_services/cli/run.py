@@ -21,7 +21,8 @@ _LIST = "".join(f"\n\n  {name}: {does}." for name, does in catalogue.SERVICES.it
 
 @commands.command(
     help="Run one service until SIGTERM or Ctrl-C, for containers and process managers.\n\n"
-    f"Start more processes with other ordinals to scale it out. Services:{_LIST}"
+    "Start more processes with other ordinals to scale it out.\n\n"
+    f"Example: kedge run panes --ordinal 1\n\nServices:{_LIST}"
 )
 def run(
     service: Annotated[

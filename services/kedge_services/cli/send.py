@@ -19,6 +19,7 @@ from kedge_services.cli.options import (
     BootstrapServers,
     Config,
     Json,
+    finite,
     require_kafka,
     settings_from,
 )
@@ -60,7 +61,8 @@ def send(
         ),
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Events a second, at most.", min=0.001, metavar="N")
+        float | None,
+        typer.Option(help="Events a second, at most.", min=0.001, metavar="N", callback=finite),
     ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave bad lines out, count them, and go on.")

@@ -65,6 +65,8 @@ def tail(
 
     Dead letters show the reason for which they were put aside and where they
     came from.
+
+    Example: kedge tail alerts --from-start --model fraud
     """
     settings = settings_from(config, bootstrap_servers, need_kafka=False)
     name = topic.removeprefix(settings.prefix)

@@ -22,6 +22,8 @@ def create(
 
     Partitions come from the settings request_partitions (8) and model_partitions
     (4) and never change in the life of a cluster. Existing topics are left alone.
+
+    Example: kedge topics create --bootstrap-servers kafka-1:9092
     """
     settings = settings_from(config, bootstrap_servers)
     created = create_topics(settings)
@@ -41,7 +43,10 @@ def create(
 def check(
     *, config: Config = None, bootstrap_servers: BootstrapServers = None, as_json: Json = False
 ) -> None:
-    """Compare the cluster's topics with what Kedge needs; exit status 1 on a difference."""
+    """Compare the cluster's topics with what Kedge needs; exit status 1 on a difference.
+
+    Example: kedge topics check --json
+    """
     settings = settings_from(config, bootstrap_servers)
     problems = check_topics(settings)
     if as_json:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from kedge.errors import BrokerUnavailable, Stop, UsageError
+from kedge.errors import Stop, UsageError
 from kedge.monitor_checks import suggestion
 from kedge_services.cli.broker import DataDir, Fresh, Port
 from kedge_services.cli.completion import complete_services
@@ -60,6 +60,8 @@ def up(
 
     Creates the topics, starts the services, restarts what stops, and shows their
     state. Data and logs are kept in .kedge; --fresh starts anew.
+
+    Example: kedge up --services panes,windows,alerts,notifier
     """
     names = _chosen(services)
     settings = settings_from(config, bootstrap_servers, need_kafka=False)
@@ -89,10 +91,10 @@ def up(
         require_topics(settings)
         console.print(f"Kafka is ready at {settings.kafka.bootstrap_servers}")
         logs = settings.state_dir.parent / "logs"
-        supervisor = Supervisor(settings, names, logs)
+        supervisor = Supervisor(settings, names, logs, broker=broker)
         stack.callback(supervisor.stop)
         supervisor.start()
-        _watch(supervisor, broker, stop, console)
+        _watch(supervisor, stop, console)
         console.print("stopping …")
 
 
@@ -127,17 +129,13 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _watch(
-    supervisor: Supervisor, broker: LocalBroker | None, stop: threading.Event, console: Console
-) -> None:
-    """Show the services until somebody stops us.
+def _watch(supervisor: Supervisor, stop: threading.Event, console: Console) -> None:
+    """Show the processes until somebody stops us.
 
     Raises
     ------
     Stop
-        A service does not stay up.
-    BrokerUnavailable
-        The local Kafka stopped.
+        A service, or the local Kafka, does not stay up.
     """
     shown: dict[str, str] = {}
     show = Live(console=console, auto_refresh=False) if console.is_terminal else None
@@ -149,13 +147,11 @@ def _watch(
                 next_look = time.monotonic() + 0.5
                 states = supervisor.states()
                 if show is not None:
-                    show.update(_table(states, broker), refresh=True)
+                    show.update(_table(states), refresh=True)
                 else:
                     _lines(states, shown, console)
             if failures := supervisor.failures():
                 raise Stop(failures[0])
-            if broker is not None and not broker.is_running():
-                raise BrokerUnavailable(f"the local Kafka stopped; {broker.log_file} tells why")
 
 
 def _lines(states: Sequence[ServiceState], shown: dict[str, str], console: Console) -> None:
@@ -167,15 +163,11 @@ def _lines(states: Sequence[ServiceState], shown: dict[str, str], console: Conso
             console.print(f"{state.name} is {state.state}{detail}", soft_wrap=True)
 
 
-def _table(states: Sequence[ServiceState], broker: LocalBroker | None) -> Table:
+def _table(states: Sequence[ServiceState]) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("service", "state", "restarts", "pid", "MB", "health"):
         right = column in ("restarts", "pid", "MB")
         table.add_column(column, justify="right" if right else "left")
-    if broker is not None:
-        memory = f"{broker.rss_bytes() / 1e6:.0f}"
-        table.add_row("kafka", "[green]ready", "0", str(broker.pid), memory,
-                      broker.bootstrap_servers)  # fmt: skip
     for state in states:
         memory = "" if state.rss_bytes is None else f"{state.rss_bytes / 1e6:.0f}"
         colour = _COLOURS[state.state]
