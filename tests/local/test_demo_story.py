@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from kedge_services.local.demo.story import Entry, Story
-from kedge_services.local.demo.summary import Summary, judge, summarise
+from kedge_services.local.demo.summary import Summary, judge, recounted, summarise
+from kedge_services.local.recount.recount import Report
 from kedge_services.runtime.ports import Batch
 
 DRIFT_MS = 10_000
@@ -88,6 +89,53 @@ def test_a_closed_loop_has_no_problems_and_the_right_figures() -> None:
     assert (summary.predictions, summary.records_in, summary.records_accounted) == (1, 3, 3)
     assert (summary.first_alert_ms, summary.promoted_ms) == (12_000, PROMOTED_MS)
     assert (summary.promotions, summary.rollbacks, summary.alerts) == (1, 0, 3)
+
+
+def recount_of(summary: Summary, **figures: float | None) -> Report:
+    """Make a recount that says what the summary says, but for some figures."""
+    names = ("predictions", "outcomes", "examples", "windows", "accuracy_drifted", "promoted_ms")
+    told = {name: getattr(summary, name) for name in names}
+    return Report(
+        records_in=3, records_accounted=3, places={}, fates={}, decided_by_dead_letter={},
+        compared={"examples": 40}, figures={**told, **figures}, differences_total=0,
+    )  # fmt: skip
+
+
+def test_the_recount_counts_records_and_holds_every_figure_to_its_own() -> None:
+    story = closed_loop()
+    told = summary_of(story)
+    same = recounted(told, recount_of(told), told)
+    assert problems(same, story) == []
+    assert same.recount_compared == 46
+    other = recounted(told, recount_of(told, examples=299), told)
+    assert other.recount_differences == ["examples: recounted 299, told 300"]
+    assert problems(other, story) == ["the recount differs: examples: recounted 299, told 300"]
+    never = recounted(told, recount_of(told, promoted_ms=None), told)
+    assert problems(never, story) != []
+
+
+def test_what_the_recount_cannot_find_again_is_a_problem() -> None:
+    story = closed_loop()
+    told = summary_of(story)
+    lost = recounted(told, replace(recount_of(told), records_accounted=2), told)
+    assert problems(lost, story) == ["3 records came in, 2 are accounted"]
+    wrong = replace(recount_of(told), differences_total=30, differences=["pairs, k2: …"])
+    found = recounted(told, wrong, told).recount_differences
+    assert found == ["pairs, k2: …", "and 29 more"]
+
+
+def test_what_was_on_its_way_while_the_recount_read_may_be_counted_or_not() -> None:
+    told = summary_of(closed_loop())
+    later = replace(told, windows=4)
+    for windows, differs in ((0, False), (3, False), (4, False), (5, True)):
+        found = recounted(told, recount_of(told, windows=windows), later)
+        assert bool(found.recount_differences) is differs
+
+
+def test_a_recount_of_a_moment_is_a_problem() -> None:
+    story = closed_loop()
+    (problem,) = problems(replace(summary_of(story), at_rest=False), story)
+    assert "did not come to rest" in problem
 
 
 def test_each_missing_step_is_named() -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from kedge.errors import UsageError
+from kedge_services.local.broker import LocalBroker
 from kedge_services.local.catalogue import SERVICES, run, settings_env
-from kedge_services.local.supervisor import Patience, ServiceState, Supervisor
+from kedge_services.local.stops import Patience
+from kedge_services.local.supervisor import KAFKA, ServiceState, Supervisor
+from kedge_services.runtime.admin import check_topics, create_topics, wait_for_kafka
 from kedge_services.runtime.settings import KafkaSettings, Settings
 
 READY = """
@@ -36,10 +42,17 @@ STUBBORN = (
 )
 
 
-HASTE = Patience(first_pause_s=0.01, stop_timeout_s=0.2)
+HASTE = Patience(first_pause_s=0.01, longest_pause_s=0.1, stop_timeout_s=0.2)
 
 
-def supervise(tmp_path: Path, patience: Patience, **programs: str) -> Supervisor:
+def supervise(
+    tmp_path: Path,
+    patience: Patience,
+    *,
+    broker: LocalBroker | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+    **programs: str,
+) -> Supervisor:
     def command(name: str) -> Sequence[str]:
         return [sys.executable, "-c", programs[name]]
 
@@ -49,6 +62,8 @@ def supervise(tmp_path: Path, patience: Patience, **programs: str) -> Supervisor
         tmp_path / "logs",
         command=command,
         patience=patience,
+        broker=broker,
+        tell=tell,
     )
 
 
@@ -95,6 +110,117 @@ def test_gives_up_after_quick_stops_naming_service_and_error(tmp_path: Path) -> 
     assert "status 1: kedge: the topic windows is missing" in failure
     assert supervisor.states()[0].state == "failed"
     assert supervisor.states()[0].restarts == 4
+
+
+def failing_at(offset: str) -> str:
+    """Give a program that ends as a service does whose handler raised."""
+    return (
+        f"import sys; sys.exit(\"KeyError: 'x'\\nprocessing predictions/3 from offset {offset}\")"
+    )
+
+
+def test_gives_up_after_stops_at_one_offset_however_long_each_took(tmp_path: Path) -> None:
+    patience = replace(HASTE, quick_s=0.0)
+    supervisor = supervise(tmp_path, patience, panes=failing_at("120"))
+    supervisor.start()
+    try:
+        assert not supervisor.wait_ready(20)
+    finally:
+        supervisor.stop()
+    (failure,) = supervisor.failures()
+    assert failure.startswith(
+        "panes stopped 5 times at one offset, predictions/3 from offset 120; the last time it "
+        "stopped with status 1: KeyError: 'x'"
+    )
+    assert supervisor.states()[0].restarts == 4
+
+
+def test_a_service_that_gets_on_between_its_stops_is_not_given_up(tmp_path: Path) -> None:
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    program = (
+        f"from pathlib import Path; file = Path({str(counter)!r})\n"
+        "n = int(file.read_text()) + 1; file.write_text(str(n))\n"
+        "import sys; sys.exit(f'KeyError: 0\\nprocessing predictions/3 from offset {n}')"
+    )
+    supervisor = supervise(tmp_path, HASTE, panes=program)
+    supervisor.start()
+    try:
+        until(supervisor, lambda states: states[0].restarts >= HASTE.quick_stops + 2)
+        assert supervisor.failures() == []
+    finally:
+        supervisor.stop()
+
+
+def test_what_stopped_and_why_is_told_once(tmp_path: Path) -> None:
+    told: list[str] = []
+    supervisor = supervise(tmp_path, HASTE, tell=told.append, panes=READY, windows=BROKEN)
+    supervisor.start()
+    try:
+        supervisor.wait_ready(20)
+    finally:
+        supervisor.stop()
+    assert told[:4] == [
+        "windows stopped with status 1: kedge: the topic windows is missing"
+    ] * 4  # fmt: skip
+    assert told[4:] == supervisor.failures()
+
+
+def test_the_processes_are_listed_while_they_run(tmp_path: Path) -> None:
+    supervisor = supervise(tmp_path, Patience(), panes=READY, windows=READY)
+    file = tmp_path / "processes.json"
+    supervisor.start()
+    try:
+        assert supervisor.wait_ready(20)
+        listed = json.loads(file.read_text())
+        assert listed["supervisor"] == os.getpid()
+        panes = listed["processes"]["panes"]
+        assert panes["state"] == "ready"
+        assert panes["health_url"].startswith("http://127.0.0.1:")
+        assert Path(panes["log"]) == tmp_path / "logs" / "panes.log"
+        psutil.Process(panes["pid"]).kill()
+        until(supervisor, lambda states: states[0].restarts == 1)
+        again = json.loads(file.read_text())["processes"]
+        assert again["panes"]["restarts"] == 1
+        assert again["panes"]["pid"] not in (None, panes["pid"])
+        assert again["windows"] == listed["processes"]["windows"]
+    finally:
+        supervisor.stop()
+    assert not file.exists()
+
+
+@pytest.mark.kafka
+def test_a_killed_kafka_comes_back_with_its_port_and_data(tmp_path: Path) -> None:
+    told: list[str] = []
+    with LocalBroker(tmp_path / "kafka") as broker:
+        servers = broker.bootstrap_servers
+        settings = Settings(kafka=KafkaSettings(bootstrap_servers=servers))
+        create_topics(settings, ["monitors"])
+        supervisor = supervise(tmp_path, HASTE, broker=broker, tell=told.append, panes=READY)
+        supervisor.start()
+        try:
+            assert supervisor.wait_ready(30)
+            kafka = supervisor.states()[0]
+            assert (kafka.name, kafka.pid, kafka.state) == (KAFKA, broker.pid, "ready")
+            psutil.Process(broker.pid).kill()
+            until(supervisor, lambda states: states[0].state == "restarting")
+            # A service would only stop again: it waits until Kafka is back.
+            panes = supervisor.states()[1]
+            assert panes.pid is not None
+            psutil.Process(panes.pid).kill()
+            until(supervisor, lambda states: states[1].state == "restarting")
+            until(supervisor, lambda states: states[0].state != "restarting")
+            assert supervisor.states()[1].restarts == 0
+            until(supervisor, lambda states: [s.state for s in states] == ["ready", "ready"])
+            assert [state.restarts for state in supervisor.states()] == [1, 1]
+        finally:
+            supervisor.stop()
+        assert broker.is_running()
+        assert broker.bootstrap_servers == servers
+        wait_for_kafka(settings.kafka, timeout_s=30)
+        assert check_topics(settings, ["monitors"]) == []
+    assert told[0] == "kafka stopped by signal SIGKILL"
+    assert "kafka is back" in told
 
 
 def test_stop_kills_what_does_not_listen(tmp_path: Path) -> None:
@@ -152,5 +278,5 @@ def test_every_service_of_the_catalogue_is_a_package() -> None:
 
 
 def test_an_unknown_service_is_refused_with_the_list() -> None:
-    with pytest.raises(UsageError, match=r"no service 'pane'; there are .*panes"):
-        run("pane", Settings(), threading.Event())
+    with pytest.raises(UsageError, match=r"no service 'zzz'; known: .*panes"):
+        run("zzz", Settings(), threading.Event())

@@ -20,11 +20,13 @@ from rich.text import Text
 
 from kedge.errors import UsageError
 from kedge.monitor_file import load_monitor
+from kedge_services.cli.options import finite, require_kafka, settings_from
 
 if TYPE_CHECKING:
     from kedge_services.local.demo.stage import Stage
     from kedge_services.local.demo.story import Entry
     from kedge_services.local.demo.summary import Ending, Summary
+    from kedge_services.runtime.settings import Settings
 
 __all__ = ["commands"]
 
@@ -40,6 +42,7 @@ _COLOURS = {
     "retrain": "cyan",
     "candidate": "cyan",
     "version": "bold magenta",
+    "process": "yellow",
     "mischief": "yellow",
 }
 _PLAIN_PULSE_S = 10.0
@@ -66,7 +69,12 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of the traffic; the same seed, the same rows.")] = 1,
     rate: Annotated[
         float | None,
-        typer.Option(help="Rows a second. Default: 2000, with --data 500.", min=1, max=100_000),
+        typer.Option(
+            help="Rows a second. Default: 2000, with --data 500.",
+            min=1,
+            max=100_000,
+            callback=finite,
+        ),
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the summary here.", metavar="FILE")
@@ -84,14 +92,17 @@ def demo(
     Starts a local Kafka and all services, sends loan applications whose world
     changes twice, and ends with a table of before and after. The exit status is
     1 when the loop did not close; with --no-drift, when anything fired.
+
+    Example: kedge demo --keep
     """
     from kedge_services.local.demo.run import Demo, Options
-    from kedge_services.runtime.settings import KafkaSettings, Settings
 
     if data is not None and no_drift:
         raise UsageError("--no-drift is the control of the simulated traffic, not of --data")
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise UsageError(f"{json_file}: there is no such directory")
+    if json_file is not None and json_file.is_dir():
+        raise UsageError(f"{json_file}: is a directory; --json names a file")
     declared = load_monitor(
         monitor or _MONITORS / ("electricity.toml" if data else "loan_approvals.toml")
     )
@@ -103,10 +114,7 @@ def demo(
     console = Console(highlight=False)
     with ExitStack() as stack:
         work_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kedge-demo-")))
-        settings = Settings.load(
-            kafka=KafkaSettings(bootstrap_servers=bootstrap_servers),
-            prefix="kedge." if bootstrap_servers is None else f"kedge-demo-{time.time_ns()}.",
-        )
+        settings = _settings(bootstrap_servers)
         screen = stack.enter_context(_Screen(console))
         show = Demo(
             options, settings, declared, work_dir=work_dir, tell=screen.tell, pulse=screen.pulse
@@ -118,6 +126,18 @@ def demo(
     _show(console, summary, ending, show.notified)
     if not ending.is_good:
         sys.exit(1)
+
+
+def _settings(bootstrap_servers: str | None) -> Settings:
+    """Give the user's settings, with the Kafka that was named, and no other."""
+    from kedge_services.runtime.settings import KafkaSettings
+
+    settings = settings_from(None, bootstrap_servers, need_kafka=False)
+    if bootstrap_servers is not None:
+        require_kafka(settings)
+        return settings.model_copy(update={"prefix": f"kedge-demo-{time.time_ns()}."})
+    # The local one is its own; what another needs, e.g. TLS, does not hold for it.
+    return settings.model_copy(update={"kafka": KafkaSettings(), "prefix": "kedge."})
 
 
 class _Screen:
@@ -226,6 +246,12 @@ _GOOD = {
 }
 
 
+def _recount(summary: Summary) -> str:
+    number = len(summary.recount_differences)
+    verdict = f"{number} differences" if number else "no difference"
+    return f"{verdict} in {summary.recount_compared:,} comparisons"
+
+
 def _figures(summary: Summary) -> list[tuple[str, str]]:
     def since(end_ms: int | None, start_ms: int | None) -> str:
         if end_ms is None or start_ms is None:
@@ -255,6 +281,7 @@ def _figures(summary: Summary) -> list[tuple[str, str]]:
         ("dead letters", f"{summary.dead_letters:,}"),
         ("records in", f"{summary.records_in:,}"),
         ("records accounted for", f"{summary.records_accounted:,}"),
+        ("recounted independently", _recount(summary)),
         ("memory of Kafka and all services", f"{summary.peak_rss_mb:,.0f} MB"),
     ]
     return rows

@@ -96,6 +96,19 @@ class LocalBroker:
         """Say whether the process lives."""
         return self._child is not None and self._child.poll() is None
 
+    @property
+    def status(self) -> int | None:
+        """Give how the process ended; None while it lives."""
+        return None if self._child is None else self._child.poll()
+
+    def is_listening(self) -> bool:
+        """Say whether clients can connect."""
+        try:
+            with socket.create_connection((_HOST, self._port or 0), timeout=0.2):
+                return True
+        except OSError:
+            return False
+
     def rss_bytes(self) -> int:
         """Give the resident memory, 0 when it does not run."""
         try:
@@ -115,6 +128,27 @@ class LocalBroker:
         """
         if self._child is not None:
             raise RuntimeError("the local Kafka has been started already")
+        self._launch()
+        try:
+            self._wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def restart(self) -> None:
+        """Start it again after it died, on the same port and data; return before it answers.
+
+        Raises
+        ------
+        UsageError
+            Somebody has taken the port.
+        """
+        if self.is_running():
+            raise RuntimeError("the local Kafka runs")
+        self._wanted_port, self._fresh = self._port, False
+        self._launch()
+
+    def _launch(self) -> None:
         java, jars = find_java(), kafka_jars()
         class_path = os.pathsep.join(map(str, jars))
         self._data_dir.mkdir(parents=True, exist_ok=True)
@@ -133,11 +167,6 @@ class LocalBroker:
             lock.truncate()
             lock.write(f"{self._child.pid} {os.getpid()}")
             lock.flush()
-        try:
-            self._wait_ready()
-        except BaseException:
-            self.stop()
-            raise
 
     def stop(self) -> None:
         """Stop it: SIGTERM, and SIGKILL if it is not gone after half a minute."""
@@ -200,7 +229,8 @@ class LocalBroker:
             "-Dorg.slf4j.simpleLogger.showDateTime=true",
         ]
         command = [java, *options, "-cp", class_path, "kafka.Kafka", str(properties)]
-        with self.log_file.open("wb") as log:
+        # What an earlier process said stays, should this one be its successor.
+        with self.log_file.open("wb" if self._child is None else "ab") as log:
             return subprocess.Popen(  # noqa: S603 -- our own command
                 tethered(command, on_parent_death=signal.SIGTERM),
                 stdin=subprocess.DEVNULL,
@@ -289,11 +319,14 @@ def _escaped(value: object) -> str:
 
 
 def announce(broker: LocalBroker, file: Path = ANNOUNCEMENT) -> None:
-    """Write where the broker is, for commands run in the same directory."""
+    """Write where the broker is, for commands run in the same directory.
+
+    The process id is ours: we keep the broker, which may die and come back.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     partial.write_text(
-        json.dumps({"bootstrap_servers": broker.bootstrap_servers, "pid": broker.pid}) + "\n"
+        json.dumps({"bootstrap_servers": broker.bootstrap_servers, "pid": os.getpid()}) + "\n"
     )
     partial.replace(file)
 

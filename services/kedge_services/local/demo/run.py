@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from kedge_services.local.demo.scenario import LoanApplications, Row
 from kedge_services.local.demo.speed import speed_up_monitor
 from kedge_services.local.demo.stage import Stage, send
 from kedge_services.local.demo.story import Entry, Story
-from kedge_services.local.demo.summary import Ending, Scenario, Summary, judge, summarise
+from kedge_services.local.demo.summary import Ending, Scenario, Summary, judge, recounted, summarise
 from kedge_services.local.demo.traffic import Arrival, Sender, arrivals_from_file, arrivals_now
 from kedge_services.local.files import FileRow, read_rows
 from kedge_services.runtime.settings import Settings, TimeSettings
@@ -32,7 +32,7 @@ _CONTROL_S = 40.0
 _RECOVERY_S = 8.0
 _PROMOTION_S = 75.0
 _INCOMES_S = 20.0
-_DRAIN_S = 30.0
+_DRAIN_S = 60.0
 _QUIET_S = 2.0
 
 
@@ -68,6 +68,8 @@ class Demo:
                 "state_dir": work_dir / "state",
                 "artefacts": str(work_dir / "artefacts"),
                 "time": TimeSettings(revise_interval_ms=2_000),
+                # A free port: somebody may have Kedge up beside the demo.
+                "serving": settings.serving.model_copy(update={"port": 0}),
             }
         )
         self._work_dir = work_dir
@@ -76,6 +78,7 @@ class Demo:
         self._peak_rss_mb = 0.0
         self._drift_started_ms: int | None = None
         self._speed_up: float | None = None
+        self._comes_to_rest = True
 
     def run(self, hold: Callable[[Stage], None] = lambda _: None) -> tuple[Summary, Ending]:
         """Run all scenes; ``hold`` is called before everything is stopped."""
@@ -93,7 +96,7 @@ class Demo:
             sender.stop()
             self._drain(stage, sender)
             self.notified = list(stage.on_call.received().values())
-            summary = self._summary(stage)
+            summary = self._recounted(stage)
             ending = judge(
                 summary, self.story, pane_ms=monitor.pane_ms,
                 label_delay_ms=round(_LABEL_DELAY_S[1] * 1000),
@@ -203,21 +206,39 @@ class Demo:
         stage.tell("mischief", f"{len(records)} bad records among the good ones")
 
     def _drain(self, stage: Stage, sender: Sender) -> None:
-        """Wait until everything sent is accounted for and nothing new comes."""
+        """Wait until everything sent is answered and accounted for and nothing new comes."""
         deadline = time.monotonic() + _DRAIN_S
         quiet_since = time.monotonic()
-        seen = (-1, -1)
+        seen = (-1, -1, -1)
         while time.monotonic() < deadline:
             stage.watch(0.2)
             self._look(stage, sender)
-            state = (self.story.records_in, len(stage.on_call.received()))
-            if state != seen or sender.is_alive() or not self._balanced():
+            windows = self.story.counts.get("windows", 0)
+            state = (self.story.records_in, windows, len(stage.on_call.received()))
+            if state != seen or not self._is_done(stage, sender):
                 seen, quiet_since = state, time.monotonic()
             elif time.monotonic() - quiet_since > _QUIET_S:
                 return
+        self._comes_to_rest = False
 
-    def _balanced(self) -> bool:
-        return self.story.records_in == self.story.records_accounted
+    def _is_done(self, stage: Stage, sender: Sender) -> bool:
+        story = self.story
+        return (
+            not sender.is_alive()
+            and stage.is_ready()
+            and story.counts.get("predictions-champion", 0) >= sender.requests_sent
+            and story.counts.get("outcomes", 0) >= sender.outcomes_sent
+            and story.records_in == story.records_accounted
+        )
+
+    def _recounted(self, stage: Stage) -> Summary:
+        """Give the figures as told on the way, held to a recount of the topics."""
+        summary = self._summary(stage)
+        report = stage.recount(summary.drift_started_ms)
+        stage.watch(1.0)
+        if not self._comes_to_rest:
+            summary = replace(summary, at_rest=False)
+        return recounted(summary, report, self._summary(stage))
 
     def _summary(self, stage: Stage) -> Summary:
         scenario: Scenario = "drift" if self._options.drift else "no-drift"

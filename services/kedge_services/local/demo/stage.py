@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from confluent_kafka import KafkaException
+
 from kedge.client import Client
 from kedge.codec import encode
 from kedge.errors import Retry, Stop
@@ -20,6 +22,8 @@ from kedge_services.local.demo.scenario import Row
 from kedge_services.local.demo.story import TOPICS as STORY_TOPICS
 from kedge_services.local.demo.story import Entry, Story
 from kedge_services.local.demo.webhook import OnCall
+from kedge_services.local.recount.reading import KafkaLog
+from kedge_services.local.recount.recount import Report, recount
 from kedge_services.local.supervisor import Supervisor
 from kedge_services.runtime.admin import create_topics
 from kedge_services.runtime.artefacts import ArtefactStore
@@ -77,7 +81,10 @@ class Stage:
             )
             stack.callback(client.close)
             send(settings, [_monitor_record(settings, monitor)])
-            supervisor = Supervisor(settings, SERVICES, work_dir / "logs")
+            supervisor = Supervisor(
+                settings, SERVICES, work_dir / "logs", broker=broker,
+                tell=lambda text: story.tell(_now("process", text)),
+            )  # fmt: skip
             supervisor.start()
             stack.callback(supervisor.stop)
             backend = KafkaBackend(settings)
@@ -150,6 +157,10 @@ class Stage:
         missing = ", ".join(waiting) or "the first model version"
         raise Retry(f"not ready after {_READY_S:.0f} s: {missing}; the logs tell more")
 
+    def is_ready(self) -> bool:
+        """Say whether all processes are up, as of the last :meth:`watch`."""
+        return all(state.state == "ready" for state in self.supervisor.states())
+
     def watch(self, timeout_s: float) -> int:
         """Read what has happened; give the number of records read.
 
@@ -168,17 +179,39 @@ class Stage:
 
     def tell(self, what: str, text: str) -> None:
         """Add a line of our own to the timeline."""
-        self.story.tell(Entry(time.time_ns() // 1_000_000, what, text))
+        self.story.tell(_now(what, text))
 
     def rss_mb(self) -> float:
-        """Give the resident memory of Kafka and all services."""
-        total = sum(state.rss_bytes or 0 for state in self.supervisor.states())
-        total += self.broker.rss_bytes() if self.broker is not None else 0
-        return total / 1e6
+        """Give the resident memory of the local Kafka and all services."""
+        return sum(state.rss_bytes or 0 for state in self.supervisor.states()) / 1e6
+
+    def recount(self, drift_started_ms: int | None) -> Report:
+        """Count everything that was sent and published again.
+
+        Raises
+        ------
+        Retry
+            The topics cannot be read.
+        """
+        kafka = self.settings.kafka
+        properties = {**kafka.properties, "bootstrap.servers": kafka.bootstrap_servers}
+        try:
+            with KafkaLog(properties, prefix=self.settings.prefix) as log:
+                return recount(
+                    log,
+                    max_skew_ms=self.settings.time.max_skew_ms,
+                    drift_started_ms=drift_started_ms,
+                )
+        except (KafkaException, LookupError, TimeoutError) as error:
+            raise Retry(f"the topics cannot be counted again: {error}") from error
 
     def close(self) -> None:
         """Stop everything that was started."""
         self._stack.close()
+
+
+def _now(what: str, text: str) -> Entry:
+    return Entry(time.time_ns() // 1_000_000, what, text)
 
 
 def send(settings: Settings, records: Sequence[Produce]) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from kedge_services.local.demo.story import Story
+from kedge_services.local.recount.recount import Report
 
-__all__ = ["Ending", "Scenario", "Summary", "judge", "summarise"]
+__all__ = ["Ending", "Scenario", "Summary", "judge", "recounted", "summarise"]
 
 Scenario = Literal["drift", "no-drift", "data"]
 _RECOVERED_WITHIN = 0.03
 _PANES_TO_ALERT = 3
+_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,9 @@ class Summary:
     fates: dict[str, dict[str, int]] = field(default_factory=dict)
     service_restarts: int = 0
     speed_up: float | None = None
+    at_rest: bool = True
+    recount_compared: int = 0
+    recount_differences: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Give JSON data."""
@@ -128,6 +133,41 @@ def summarise(
     )
 
 
+def recounted(summary: Summary, report: Report, later: Summary) -> Summary:
+    """Add what the recount found; its records in and accounted for are those that count.
+
+    Parameters
+    ----------
+    summary
+        The figures as they were told.
+    report
+        Of the recount that followed.
+    later
+        The figures after it: what was still on its way may have been counted or not.
+    """
+    found = report.differences_total
+    differences = report.differences[:_SHOWN]
+    if found > len(differences):
+        differences.append(f"and {found - len(differences):,} more")
+    told, since = summary.as_json(), later.as_json()
+    for name, number in report.figures.items():
+        if number not in (told[name], since[name]) and not _is_between(
+            told[name], number, since[name]
+        ):
+            differences.append(f"{name}: recounted {number}, told {told[name]}")
+    return replace(
+        summary,
+        records_in=report.records_in,
+        records_accounted=report.records_accounted,
+        recount_compared=sum(report.compared.values()) + len(report.figures),
+        recount_differences=differences,
+    )
+
+
+def _is_between(least: float | None, number: float | None, most: float | None) -> bool:
+    return None not in (least, number, most) and least <= number <= most  # type: ignore[operator]
+
+
 def judge(summary: Summary, story: Story, *, pane_ms: int, label_delay_ms: int) -> Ending:
     """Say what is missing from a good end of this scenario."""
     problems = []
@@ -135,6 +175,10 @@ def judge(summary: Summary, story: Story, *, pane_ms: int, label_delay_ms: int) 
         problems.append(
             f"{summary.records_in:,} records came in, {summary.records_accounted:,} are accounted"
         )
+    if not summary.at_rest:
+        problems.append("the services did not come to rest, so the recount is of a moment")
+    if summary.recount_differences:
+        problems.append(f"the recount differs: {summary.recount_differences[0]}")
     if summary.scenario == "no-drift":
         if summary.alerts:
             problems.append(f"{summary.alerts} alerts fired: {', '.join(summary.alert_rules)}")
