@@ -269,7 +269,7 @@ class Consumer(Protocol):
         """
 
     def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Read exactly these partitions from these offsets, outside any group."""
+        """Read exactly these partitions from these offsets, none paused, outside any group."""
 
     def poll(self, max_records: int, timeout_s: float) -> list[Batch]:
         """Give what has arrived, grouped by partition, after at most the time-out.
@@ -363,7 +363,7 @@ class Producer(Protocol):
         """Put consumed offsets into the open transaction."""
 
     def commit(self) -> None:
-        """Commit.
+        """Commit; readers may see it a moment later.
 
         Raises
         ------
