@@ -18,10 +18,21 @@ import pytest
 import skops.io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn import linear_model, preprocessing
+from sklearn.base import is_classifier
+from sklearn.compose import ColumnTransformer
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+)
+from sklearn.impute import MissingIndicator, SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from kedge.base import Scalar
@@ -268,6 +279,62 @@ def test_boosting_within_a_pipeline_of_ones_own_is_checked_node_by_node() -> Non
     trees[0][0].nodes["feature_idx"][0] = 99
     with pytest.raises(UnsafeArtefact, match="points outside"):
         skops_files.load(skops_files.dump(whole), COLUMNS[:2], ("no", "yes"))
+
+
+TRANSFORMERS = (
+    preprocessing.KBinsDiscretizer(n_bins=3, quantile_method="averaged_inverted_cdf"),
+    preprocessing.FunctionTransformer(),
+    preprocessing.MaxAbsScaler(),
+    preprocessing.MinMaxScaler(),
+    preprocessing.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1),
+    preprocessing.PowerTransformer(),
+    preprocessing.QuantileTransformer(n_quantiles=10),
+    preprocessing.RobustScaler(),
+    preprocessing.StandardScaler(),
+    PCA(1),
+    FeatureUnion([("all", SimpleImputer()), ("gaps", MissingIndicator(features="all"))]),
+    ColumnTransformer(
+        [("k", preprocessing.OneHotEncoder(handle_unknown="ignore"), [0])], remainder="passthrough"
+    ),
+)
+CLASSIFIERS = (
+    LogisticRegression(), GaussianNB(), LinearDiscriminantAnalysis(),
+    HistGradientBoostingClassifier(max_iter=3),
+)  # fmt: skip
+REGRESSORS = (
+    linear_model.BayesianRidge(), linear_model.ElasticNet(), linear_model.HuberRegressor(),
+    linear_model.Lasso(), linear_model.LinearRegression(), Ridge(),
+    HistGradientBoostingRegressor(max_iter=3),
+)  # fmt: skip
+PIPELINES = [
+    *(make_pipeline(SimpleImputer(), t, LogisticRegression()) for t in TRANSFORMERS),
+    *(make_pipeline(SimpleImputer(), model) for model in (*CLASSIFIERS, *REGRESSORS)),
+]
+
+
+@pytest.mark.parametrize(
+    "pipeline", PIPELINES, ids=lambda p: type(p[-2]).__name__ + type(p[-1]).__name__
+)
+def test_what_is_in_the_list_is_stored_and_answers_as_it_did(pipeline: Any) -> None:
+    values = np.random.default_rng(1).normal(size=(120, 2)).round(1)
+    values[::7, 0] = np.nan
+    is_class = is_classifier(pipeline)
+    labels = np.where(values[:, 1] > 0, "yes", "no") if is_class else values[:, 1] * 3
+    pipeline.fit(values, labels)
+    data = skops_files.dump(Pipeline([("own", pipeline)]))
+    loaded = skops_files.load(data, COLUMNS[:2], ("no", "yes") if is_class else ())
+    asked = np.array([[0.3, -0.2], [np.nan, 1.0], [np.nan, np.nan]])
+    found = [o.score if is_class else o.value for o in loaded.predict(
+        [{"a": 0.3, "b": -0.2}, {"b": 1.0}, {}])]  # fmt: skip
+    expected = pipeline.predict_proba(asked)[:, 1] if is_class else pipeline.predict(asked)
+    assert found == expected.tolist()
+
+
+def test_every_type_in_the_list_is_tried() -> None:
+    tried = {type(step) for pipeline in PIPELINES for step in pipeline.named_steps.values()}
+    # Those stand inside of others.
+    inside = {Pipeline, MissingIndicator, preprocessing.OneHotEncoder, preprocessing.LabelEncoder}
+    assert tried | inside == set(skops_files.estimators())
 
 
 def test_a_regression_is_not_served_as_a_classifier_nor_the_other_way_round() -> None:

@@ -195,10 +195,11 @@ class Contest:
             return []
         try:
             fitted = kind.fit(part, self.shape, seed=self.seed, start=start)
+            outputs = fitted.predictor.predict([self.table.rows[i] for i in scored])
+            said = [must(selection.answer(output, self.shape.classes)) for output in outputs]
         except ValueError:
-            return []  # too few labels of a class, or diverged: this one cannot win
-        outputs = fitted.predictor.predict([self.table.rows[i] for i in scored])
-        said = [must(selection.answer(output, self.shape.classes)) for output in outputs]
+            # Too few labels of a class, diverged, or without an answer: it cannot win.
+            return []
         targets = [self.table.targets[i] for i in scored]
         measured = selection.metrics(said, targets, self.shape.classes)
         choice = Choice(f"{kind.name}, {name}", measured, len(part))

@@ -38,8 +38,8 @@ UNPACKED_LIMIT = 1 << 29
 
 #: How skops may build a part: values, containers and arrays; never functions or methods.
 _PLAIN = frozenset(
-    ("DTypeNode", "DictNode", "JsonNode", "ListNode", "NdArrayNode", "SetNode", "SliceNode",
-     "TupleNode", "TypeNode")
+    ("DTypeNode", "DictNode", "JsonNode", "ListNode", "NdArrayNode", "SliceNode", "TupleNode",
+     "TypeNode")
 )  # fmt: skip
 #: Modules that the types of plain parts may come from.
 _PLAIN_MODULES = frozenset(("builtins", "numpy"))
@@ -223,7 +223,7 @@ def _is_allowed(node: dict[str, Any]) -> bool:
     if loader in _PLAIN:
         return module in _PLAIN_MODULES
     known = {(cls.__module__, cls.__qualname__) for cls in estimators()} | _INSIDE
-    is_object = loader in ("ObjectNode", "LossNode", "RandomGeneratorNode", "ReduceNode")
+    is_object = loader in ("ObjectNode", "LossNode", "RandomGeneratorNode")
     return is_object and (module, name) in known
 
 
