@@ -85,6 +85,19 @@ def test_prediction_and_outcome_meet_on_the_partition_of_their_request(
 
 
 @pytest.mark.kafka
+def test_its_headers_are_on_every_record(kafka_settings: Settings) -> None:
+    servers = str(kafka_settings.kafka.bootstrap_servers)
+    with Client(servers, prefix=kafka_settings.prefix, headers={"trace": "a-1"}) as kedge:
+        kedge.predict(prediction_id="r", model="m", version="1", features={})
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": uuid.uuid4().hex})
+    name = f"{kafka_settings.prefix}predictions"
+    consumer.assign([TopicPartition(name, p, 0) for p in range(kafka_settings.request_partitions)])
+    (message,) = consumer.consume(1, 20.0)
+    consumer.close()
+    assert message.headers() == [("trace", b"a-1")]
+
+
+@pytest.mark.kafka
 def test_what_is_sent_is_what_is_read(kafka_settings: Settings) -> None:
     with Client(str(kafka_settings.kafka.bootstrap_servers), prefix=kafka_settings.prefix) as kedge:
         first = kedge.predict(
