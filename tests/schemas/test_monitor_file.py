@@ -278,14 +278,14 @@ def test_mistakes_in_executors_are_explained_and_no_url_is_repeated(tmp_path: Pa
             "the URL, not the URL itself"
         ),
         (
-            "monitor.toml:21: executors[0].secret_env: the name of an environment variable that holds "
-            "the secret, not the secret itself"
+            "monitor.toml:21: executors[0].secret_env: the name of an environment variable that "
+            "holds the secret, not the secret itself"
         ),
         'monitor.toml:24: executors[1].name: "local" is Kedge\'s own trainer, choose another name',
         "monitor.toml:27: executors[1].poll: 2h is longer than the deadline of 1h",
         (
-            'monitor.toml:28: executors[1].origins[1]: "models.example" is no origin, write it like '
-            '"https://models.example:8443"'
+            'monitor.toml:28: executors[1].origins[1]: "models.example" is no origin, write it '
+            'like "https://models.example:8443"'
         ),
         'monitor.toml:31: executors[2].name: "pipeline" is declared twice',
     ]

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import httpx
 
@@ -177,7 +177,8 @@ async def _read(
     response: httpx.Response, answer: Answer, write: Callable[[bytes], object], limit: int
 ) -> Answer:
     read = 0
-    async with aclosing(response.aiter_raw()) as chunks:
+    # It is a generator, though httpx says no more than that it can be iterated.
+    async with aclosing(cast("AsyncGenerator[bytes, None]", response.aiter_raw())) as chunks:
         async for chunk in chunks:
             read += len(chunk)
             if read > limit:
