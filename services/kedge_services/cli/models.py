@@ -11,6 +11,7 @@ import typer
 
 from kedge import Command
 from kedge.errors import UsageError
+from kedge_services.cli.completion import complete_model
 from kedge_services.cli.options import BootstrapServers, Config, Json, Timeout, settings_from
 from kedge_services.cli.register import register
 from kedge_services.cli.registry import ask, read_versions, unknown_model, unknown_version
@@ -23,7 +24,7 @@ __all__ = ["commands"]
 commands = typer.Typer(name="models", help="Versions of models.", no_args_is_help=True)
 
 
-Model = Annotated[str, typer.Argument(help="The model's name.")]
+Model = Annotated[str, typer.Argument(help="The model's name.", autocompletion=complete_model)]
 Expect = Annotated[
     str | None,
     typer.Option(help="Refuse when another version serves by then.", metavar="CHAMPION"),
@@ -34,7 +35,9 @@ By = Annotated[str | None, typer.Option(help="Who asks. Default: the user's logi
 
 @commands.command("list")
 def list_(
-    model: Annotated[str | None, typer.Argument(help="Only this model.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Only this model.", autocompletion=complete_model)
+    ] = None,
     *,
     as_json: Json = False,
     config: Config = None,

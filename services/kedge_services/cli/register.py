@@ -11,6 +11,7 @@ import typer
 from kedge import Candidate, Lineage, ModelVersion, Monitor
 from kedge.errors import UsageError
 from kedge_services.cli.asking import read_tables
+from kedge_services.cli.completion import complete_model
 from kedge_services.cli.options import BootstrapServers, Config, Json, Timeout, settings_from
 from kedge_services.cli.registry import candidate_from, load_model, offer, store_model
 from kedge_services.cli.versions import tell
@@ -43,7 +44,10 @@ class _Data(NamedTuple):
 
 def register(  # noqa: PLR0913 -- options of a command
     *,
-    model: Annotated[str, typer.Option(help="The model; its monitor must be applied.")],
+    model: Annotated[
+        str,
+        typer.Option(help="The model; its monitor must be applied.", autocompletion=complete_model),
+    ],
     version: Annotated[str, typer.Option(help="The version's name, as predictions carry it.")],
     artefact: Annotated[
         Path | None,
