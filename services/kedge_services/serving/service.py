@@ -73,12 +73,9 @@ def run(settings: Settings, stop: threading.Event) -> None:
         serving.models, serving.monitors.get, outbox, metrics, clock=wall_clock, max_pending=limit
     )
     app = make_app(
-        scorer,
-        metrics,
-        is_ready=lambda: lifetime.is_ready,
-        max_pending=limit,
-        is_draining=lambda: lifetime.is_draining,
-    )
+        scorer, metrics, max_pending=limit,
+        is_ready=lambda: lifetime.is_ready, is_draining=lambda: lifetime.is_draining,
+    )  # fmt: skip
     http = HttpServer(app, settings.serving.host, settings.serving.port)
     lifetime = Lifetime(
         is_able=is_able,
@@ -95,10 +92,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
         HealthServer(health, host=settings.host, port=settings.port) as server,
         beside(lambda done: lifetime.run(stop, done)),
     ):
-        _log.info(
-            "started",
-            http=f"http://{http.host}:{http.port}/v2",
-            health=f"http://{settings.host}:{server.port}",
-        )
+        url = f"http://{http.host}:{http.port}/v2"
+        _log.info("started", http=url, health=f"http://{settings.host}:{server.port}")
         loop.run(lifetime.ended)
     _log.info("stopped")
