@@ -126,8 +126,9 @@ class Stage:
             event_time_ms=now_ms,
         )
         trained = train(
-            request, examples, monitor=monitor, parent=None, parent_data=None, seed=seed
-        )
+            request, examples, monitor=monitor, parent=None, parent_data=None, seed=seed,
+            allow=self.settings.trainer.allow,
+        )  # fmt: skip
         candidate = trained.candidate
         if trained.data is not None and candidate.artefact is not None:
             artefact = ArtefactStore(self.settings.artefacts).put(

@@ -118,7 +118,9 @@ def simulate(
     )
     first = None
     if closed_loop:
-        candidate, first = first_version(warm_up, monitor, cluster.artefacts)
+        candidate, first = first_version(
+            warm_up, monitor, cluster.artefacts, allow=settings.trainer.allow
+        )
     else:
         candidate = served_elsewhere(warm_up, monitor, version=live.rows[0].version)
     cluster.send_by_model("monitors", monitor.model, encode(monitor))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from kedge.base import Scalar, label_text
@@ -39,9 +39,11 @@ def served_elsewhere(warm_up: Stream, monitor: Monitor, *, version: str) -> Cand
 
 
 def first_version(
-    warm_up: Stream, monitor: Monitor, artefacts: ArtefactStore
+    warm_up: Stream, monitor: Monitor, artefacts: ArtefactStore, *, allow: Collection[str] = ()
 ) -> tuple[Candidate, Predictor]:
     """Train the first version on the warm-up rows, as the trainer does on examples.
+
+    ``allow`` names modules that a trainer's function may be imported from.
 
     Raises
     ------
@@ -71,7 +73,7 @@ def first_version(
     )
     trained = train(
         request, examples, monitor=monitor, parent=None, parent_data=None,
-        seed=seed_of(request.request_id),
+        seed=seed_of(request.request_id), allow=allow,
     )  # fmt: skip
     candidate, data = trained.candidate, trained.data
     if candidate.artefact is None or data is None:
