@@ -15,7 +15,14 @@ from kedge.errors import UsageError
 from kedge_services.core.references import build_reference
 from kedge_services.local.files import feature_value, records
 
-__all__ = ["Columns", "ReferenceRows", "make_reference", "read_reference", "read_reference_rows"]
+__all__ = [
+    "Columns",
+    "ReferenceRows",
+    "make_reference",
+    "read_reference",
+    "read_reference_rows",
+    "reference_of",
+]
 
 Values = Sequence[Scalar | None]
 
@@ -96,28 +103,50 @@ def read_reference_rows(path: Path, monitor: Monitor, columns: Columns) -> Refer
 
 
 def make_reference(read: ReferenceRows, monitor: Monitor, version: str) -> Reference:
-    """Build the reference of a version.
+    """Build the reference of a version from the rows of a file."""
+    digest = hashlib.sha256(read.path.read_bytes()).hexdigest()
+    lineage = {"file": read.path.name, "sha256": digest}
+    return reference_of(read.features, read.answers, monitor, version, lineage=lineage)
+
+
+def reference_of(
+    features: Mapping[str, Values],
+    answers: Mapping[str, Values],
+    monitor: Monitor,
+    version: str,
+    *,
+    lineage: Mapping[str, Any],
+) -> Reference:
+    """Build the reference of a version that was made elsewhere.
 
     With labels and predictions it holds the loss, too: the version's model
     should not have been fitted on these rows.
+
+    Parameters
+    ----------
+    features
+        By the names of the monitor, rows in the order of event time.
+    answers
+        ``label``, ``prediction`` and ``score``, as far as there are any.
+    lineage
+        Where the rows are from.
     """
     kinds: dict[str, Literal["numeric", "categorical"]] = {
         name: "numeric" if feature.type == "numeric" else "categorical"
         for name, feature in monitor.features.items()
     }
-    scores = [None if s is None else float(s) for s in read.answers.get("score", ())]
-    digest = hashlib.sha256(read.path.read_bytes()).hexdigest()
+    scores = [None if s is None else float(s) for s in answers.get("score", ())]
     return build_reference(
         model=monitor.model,
         version=version,
-        columns=read.features,
+        columns=features,
         kinds=kinds,
-        predictions=read.answers.get("prediction"),
+        predictions=answers.get("prediction"),
         scores=scores if any(score is not None for score in scores) else None,
-        labels=read.answers.get("label"),
-        losses=_losses(monitor, read.answers),
+        labels=answers.get("label"),
+        losses=_losses(monitor, answers),
         origin="file",
-        lineage={"file": read.path.name, "sha256": digest},
+        lineage=dict(lineage),
         regression=monitor.task == "regression",
     )
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Literal
+from collections.abc import Collection
 
-from kedge.base import Scalar, label_text
+from kedge.base import Scalar
 from kedge.errors import UsageError
-from kedge.events import Example, Output, RetrainCause, RetrainRequest
+from kedge.events import Example, RetrainCause, RetrainRequest
 from kedge.monitor import Monitor
 from kedge.panes import Reference
 from kedge.versions import Candidate
-from kedge_services.core.references import build_reference
+from kedge_services.local.reference_file import reference_of
 from kedge_services.local.replay.stream import Stream
 from kedge_services.runtime.artefacts import ArtefactStore
 from kedge_services.runtime.formats import Predictor, load_predictor
@@ -87,38 +86,20 @@ def first_version(
 
 
 def _reference(warm_up: Stream, monitor: Monitor, version: str) -> Reference:
-    rows = warm_up.champions()
-    kinds: dict[str, Literal["numeric", "categorical"]] = {
-        name: "numeric" if feature.type == "numeric" else "categorical"
-        for name, feature in monitor.features.items()
+    rows, labels = warm_up.champions().rows, warm_up.label_of()
+    outputs = [row.output or {} for row in rows]
+    found: dict[str, list[Scalar | None]] = {
+        "label": [
+            label.label if (label := labels.get(row.prediction_id)) is not None else None
+            for row in rows
+        ],
+        "prediction": [output.get("value", output.get("label")) for output in outputs],
+        "score": [output.get("score") for output in outputs],
     }
-    labels = rows.label_of()
-    known = [labels.get(row.prediction_id) for row in rows.rows]
-    outputs = [None if row.output is None else Output(**row.output) for row in rows.rows]
-    answers = [None if o is None else o.label if o.value is None else o.value for o in outputs]
-    scores = [None if o is None else o.score for o in outputs]
-    pairs = [
-        (answer, label.label)
-        for answer, label in zip(answers, known, strict=True)
-        if answer is not None and label is not None
-    ]
-    is_regression = monitor.task == "regression"
-    return build_reference(
-        model=monitor.model,
-        version=version,
-        columns={name: [row.features.get(name) for row in rows.rows] for name in kinds},
-        kinds=kinds,
-        predictions=answers if any(a is not None for a in answers) else None,
-        scores=scores if any(s is not None for s in scores) else None,
-        labels=[None if label is None else label.label for label in known] if labels else None,
-        losses=_losses(pairs, is_regression=is_regression) or None,
-        origin="file",
+    return reference_of(
+        {name: [row.features.get(name) for row in rows] for name in monitor.features},
+        {name: values for name, values in found.items() if any(v is not None for v in values)},
+        monitor,
+        version,
         lineage={"warm_up_rows": len(rows)},
-        regression=is_regression,
     )
-
-
-def _losses(pairs: Sequence[tuple[Scalar, Scalar]], *, is_regression: bool) -> list[float]:
-    if is_regression:
-        return [abs(float(answer) - float(label)) for answer, label in pairs]
-    return [float(label_text(answer) != label_text(label)) for answer, label in pairs]
