@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -34,8 +35,7 @@ FILE_VERSION = "file"
 _encode = msgspec.json.encode
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A prediction: of a file its row, with an answer where the file has one."""
 
     prediction_id: str
@@ -45,11 +45,10 @@ class Row:
     output: Mapping[str, Any] | None = None
     version: str = FILE_VERSION
     role: Role = "champion"
-    segments: Mapping[str, Scalar] = field(default_factory=dict)
+    segments: Mapping[str, Scalar] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(NamedTuple):
     """A label of a prediction; of several the one with the highest time counts."""
 
     prediction_id: str
@@ -195,7 +194,7 @@ def prediction_value(row: Row, model: str) -> bytes:
     if row.output is not None:
         event["output"] = row.output
     if row.segments:
-        event["segments"] = row.segments
+        event["segments"] = dict(row.segments)
     return _encode(event)
 
 
@@ -207,7 +206,7 @@ def request_value(row: Row, model: str) -> bytes:
             "model": model,
             "rows": [row.features],
             "event_time_ms": row.time_ms,
-            "segments": row.segments,
+            "segments": dict(row.segments),
         }
     )
 
