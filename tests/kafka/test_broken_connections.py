@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 PRODUCE, ADD_OFFSETS, END_TXN, OFFSET_COMMIT = 0, 25, 26, 28
 HOST = "127.0.0.1"
-PATIENCE_S = 1.0
+PATIENCE_S = 1.5
 
 At = Literal["request", "answer"]
 
@@ -132,6 +132,8 @@ def _frames(source: IO[bytes]) -> Iterator[bytes]:
 
 @pytest.fixture
 def line(rig: KafkaRig) -> Iterator[Line]:
+    # A broker that has just started takes its time for the first transaction.
+    rig.backend.producer("warm-up").close()
     address = rig.settings.kafka.bootstrap_servers or ""
     line = Line(int(address.rpartition(":")[2]))
     yield line
@@ -150,7 +152,7 @@ def beyond(rig: KafkaRig, line: Line, **properties: int) -> Iterator[KafkaBacken
 
 @pytest.fixture
 def far(rig: KafkaRig, line: Line) -> Iterator[KafkaBackend]:
-    """Give a backend on the other end of the line, that waits for a second."""
+    """Give a backend on the other end of the line, that waits for little more than a second."""
     yield from beyond(rig, line)
 
 
@@ -160,7 +162,7 @@ def hasty_far(rig: KafkaRig, line: Line) -> Iterator[KafkaBackend]:
 
     A call for offsets waits for as long as the transaction may be open, whatever it is told.
     """
-    yield from beyond(rig, line, transaction_timeout_ms=1_500)
+    yield from beyond(rig, line, transaction_timeout_ms=2_000)
 
 
 # -------------------------------------------------------------------- one transaction
