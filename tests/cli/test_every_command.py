@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -381,3 +383,14 @@ def test_without_a_setting_a_command_waits_five_seconds(
     began = time.monotonic()
     assert run("topics", "check", "--bootstrap-servers", CLOSED).status == 1
     assert 4 < time.monotonic() - began < 12
+
+
+def test_a_full_disk_is_one_sentence() -> None:
+    program = Path(sys.executable).with_name("kedge")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [program, "check", "monitor.toml"], stdout=full, stderr=subprocess.PIPE, text=True,
+            check=False, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "kedge: No space left on device\n"

@@ -89,6 +89,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     except KedgeError as error:
         _complain(str(error))
         return _FAILURE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        _complain(f"{where}{error.strerror or error}")
+        return _FAILURE
     except KeyboardInterrupt:
         return _INTERRUPTED
     except SystemExit as exit_:
@@ -107,4 +111,6 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001 -- Typer calls it
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"kedge: {text}\n")
+    # Bytes of the command line that are no UTF-8 come as what no encoder takes.
+    shown = text.encode(errors="backslashreplace").decode()
+    sys.stderr.write(f"kedge: {shown}\n")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from kedge.errors import Retry, Stop
+from pydantic import ValidationError
+
+from kedge.base import Event
+from kedge.codec import dead_letter_of
+from kedge.errors import Retry, Stop, UsageError
 from kedge_services.runtime.ports import (
     Backend,
     Consumer,
@@ -19,8 +23,9 @@ from kedge_services.runtime.ports import (
 )
 from kedge_services.runtime.reading import TableReader
 
-__all__ = ["Answers", "read_tables", "send"]
+__all__ = ["Answers", "event_of", "read_tables", "send"]
 
+E = TypeVar("E", bound=Event)
 T = TypeVar("T")
 _POLL_S = 0.1
 
@@ -40,6 +45,24 @@ def read_tables(backend: Backend, *tables: Table) -> None:
         reader.refresh()
     finally:
         reader.close()
+
+
+def event_of(cls: type[E], **fields: Any) -> E:
+    """Make an event of what was typed.
+
+    Raises
+    ------
+    UsageError
+        A field cannot be so; the message names it.
+    """
+    for name, value in fields.items():
+        # Bytes of the command line that are no UTF-8 come as what no encoder takes.
+        if isinstance(value, str) and not _is_text(value):
+            raise UsageError(f"{name}: {value!r} is no text in UTF-8")
+    try:
+        return cls(**fields)
+    except ValidationError as error:
+        raise UsageError(dead_letter_of(cls, error).detail) from error
 
 
 def send(backend: Backend, records: Sequence[Produce]) -> None:
@@ -108,6 +131,14 @@ class Answers:
 
     def __exit__(self, *_: object) -> None:
         self._consumer.close()
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refusal(record: Record, key: bytes) -> None:

@@ -104,7 +104,7 @@ def list_(
     if not groups:
         typer.echo("no dead letters" if wanted == Wanted() else "no such dead letters")
         return
-    Console(highlight=False).print(_table(groups[:limit]))
+    Console(highlight=False, markup=False, emoji=False).print(_table(groups[:limit]))
     letters = counted(sum(group.letters for group in groups), "dead letter")
     more = f"; {len(groups) - limit} more groups, see --limit" if len(groups) > limit else ""
     typer.echo(f"{letters} in {counted(len(groups), 'group')}{more}")

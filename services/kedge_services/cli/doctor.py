@@ -58,7 +58,7 @@ def doctor(
     Example: kedge doctor --bootstrap-servers kafka-1:9092,kafka-2:9092
     """
     found = []
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     for finding in _findings(config, bootstrap_servers):
         found.append(finding)
         if not as_json:

@@ -11,6 +11,7 @@ import typer
 
 from kedge import Command
 from kedge.errors import UsageError
+from kedge_services.cli.asking import event_of
 from kedge_services.cli.completion import complete_model
 from kedge_services.cli.options import BootstrapServers, Config, Json, Timeout, settings_from
 from kedge_services.cli.register import register
@@ -136,7 +137,8 @@ def _command(
     reason: str,
     by: str | None,
 ) -> Command:
-    return Command(
+    return event_of(
+        Command,
         command_id=uuid.uuid4().hex,
         model=model,
         action=action,

@@ -10,7 +10,7 @@ from kedge.codec import decode, encode
 from kedge.errors import Stop, UnsafeArtefact, UsageError
 from kedge.monitor_checks import suggestion
 from kedge.topics import model_partition
-from kedge_services.cli.asking import Answers, read_tables, send
+from kedge_services.cli.asking import Answers, event_of, read_tables, send
 from kedge_services.local.model_file import ModelFile
 from kedge_services.runtime.app import wall_clock
 from kedge_services.runtime.artefacts import ArtefactStore
@@ -53,7 +53,8 @@ def candidate_from(
             raise UsageError(f"--features: the monitor has no feature {name!r}; {hint}")
         if name in names[:place]:
             raise UsageError(f"--features: {name!r} is named twice")
-    return Candidate(
+    return event_of(
+        Candidate,
         # Derived, not random: asking twice is one offer.
         request_id=f"register/{monitor.model}/{version}",
         model=monitor.model,

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from kedge.errors import Stop, UsageError
@@ -160,7 +161,7 @@ def _lines(states: Sequence[ServiceState], shown: dict[str, str], console: Conso
         if shown.get(state.name) != state.state:
             shown[state.name] = state.state
             detail = f": {state.detail}" if state.detail else ""
-            console.print(f"{state.name} is {state.state}{detail}", soft_wrap=True)
+            console.print(f"{state.name} is {state.state}{detail}", soft_wrap=True, markup=False)
 
 
 def _table(states: Sequence[ServiceState]) -> Table:
@@ -173,6 +174,6 @@ def _table(states: Sequence[ServiceState]) -> Table:
         colour = _COLOURS[state.state]
         table.add_row(
             state.name, f"[{colour}]{state.state}", str(state.restarts), str(state.pid or ""),
-            memory, state.health_url or state.detail,
+            memory, state.health_url or escape(state.detail),
         )  # fmt: skip
     return table

@@ -20,7 +20,13 @@ from kedge_services.runtime.kafka import KafkaBackend
 from kedge_services.runtime.ports import Produce, Record, TopicPartition
 from kedge_services.runtime.settings import Settings
 
-__all__ = ["check_broker", "check_round_trip", "check_topics_of"]
+__all__ = [
+    "check_broker",
+    "check_round_trip",
+    "check_topics_of",
+    "check_versions",
+    "judge_clocks",
+]
 
 #: librdkafka tells what a broker speaks in its log only.
 _SPEAKS = re.compile(r"ApiKey \S+ \((\d+)\) Versions \d+\.\.(\d+)")
@@ -63,7 +69,7 @@ def check_broker(settings: Settings, timeout_s: float) -> Iterator[Finding]:
     brokers = len(metadata.brokers)
     count = "1 broker" if brokers == 1 else f"{brokers} brokers"
     yield ok("Kafka", f"{address} answers in {took_ms:.0f} ms, {count}")
-    yield from _check_versions(spoken)
+    yield from check_versions(spoken)
     replicas = settings.kafka.replication_factor
     if brokers > 1 and replicas < min(brokers, 3):
         what = f"topics get {replicas} replica(s) on {brokers} brokers"
@@ -86,7 +92,8 @@ class _Listener(logging.Handler):
             self._spoken[int(found[1])] = int(found[2])
 
 
-def _check_versions(spoken: dict[int, int]) -> Iterator[Finding]:
+def check_versions(spoken: dict[int, int]) -> Iterator[Finding]:
+    """Judge a broker by the highest version of each request, by its number, that it speaks."""
     if _TXN_OFFSET_COMMIT not in spoken or _FETCH not in spoken:
         yield warning("version", "it does not say what it speaks", "make sure it is Kafka 2.5+")
         return
@@ -189,7 +196,7 @@ def _round_trip(settings: Settings, topic: str) -> Iterator[Finding]:
         return
     took_ms = 1000 * (time.monotonic() - began)
     yield ok("round trip", f"a transaction was committed and read in {took_ms:.0f} ms")
-    yield _clocks(record.timestamp_ms, before_ms, after_ms, settings.time.max_skew_ms)
+    yield judge_clocks(record.timestamp_ms, before_ms, after_ms, settings.time.max_skew_ms)
 
 
 def _first(poll: Callable[[int, float], list[Any]]) -> Record | None:
@@ -202,7 +209,7 @@ def _first(poll: Callable[[int, float], list[Any]]) -> Record | None:
     return None
 
 
-def _clocks(append_ms: int, before_ms: int, after_ms: int, max_skew_ms: int) -> Finding:
+def judge_clocks(append_ms: int, before_ms: int, after_ms: int, max_skew_ms: int) -> Finding:
     """Judge the time the broker gave between two looks at our clock."""
     ahead_ms = max(0, append_ms - after_ms) - max(0, before_ms - append_ms)
     if abs(ahead_ms) <= _SMALL_SKEW_MS:
