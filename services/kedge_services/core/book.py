@@ -136,19 +136,23 @@ class Book:
         expired
             Gives the segments that nothing needs any more.
         """
-        writes = self._writes
+        writes, placed = self._writes, []
         for name, entry in self._changed.items():
-            key = name.encode()
             segment = self._segments.place(entry, label_wait_ms, clock_ms)
-            before = self._found_in.get(name)
-            if before is not None and before != segment:
-                writes.deletes.append((before, key))
-            writes.puts.append((segment, key, encode_entry(entry)))
-        if gone := expired(self._segments):
+            placed.append((segment, name, entry))
+        gone = set(expired(self._segments))
+        if gone:
             self._segments.drop(gone)
-            writes.drops += gone
+            writes.drops += sorted(gone)
             writes.puts = [put for put in writes.puts if put[0] not in gone]
             writes.deletes = [delete for delete in writes.deletes if delete[0] not in gone]
+        for segment, name, entry in placed:
+            # What is needed no more goes with its segment, without being written first.
+            before = self._found_in.get(name)
+            if before is not None and before != segment and before not in gone:
+                writes.deletes.append((before, name.encode()))
+            if segment not in gone:
+                writes.puts.append((segment, name.encode(), encode_entry(entry)))
         self._entries, self._changed = {}, {}
         self._found_in.clear()
 

@@ -8,7 +8,7 @@ short horizons do not share segments with those of long ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from kedge_services.core.entries import Entry
@@ -113,7 +113,7 @@ class Segments:
             or all(watermark(model) >= end_of(name) for model in info.models)
         ]
 
-    def drop(self, names: list[str]) -> None:
+    def drop(self, names: Iterable[str]) -> None:
         """Forget segments."""
         for name in names:
             self.infos.pop(name, None)

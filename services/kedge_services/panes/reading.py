@@ -121,16 +121,20 @@ class Reader:
             rows[i] = refused
         self.join.book.load([r.prediction_id for r in rows if not isinstance(r, DeadLetter)])
         clocks = self._account.clocks["predictions"]
+        counted = 0
         for i, (row, plan) in enumerate(zip(rows, plans, strict=True)):
             clocks.tick(batch.timestamps_ms[i])
             if isinstance(row, DeadLetter):
                 self._refuse(batch, i, row)
             elif plan is not None:
-                self._predict(batch, i, row, plan, clocks)
+                counted += self._predict(batch, i, row, plan, clocks)
+        if counted:
+            self.state.count("predictions", "counted", counted)
 
     def _predict(
         self, batch: Batch, i: int, row: PredictionRow, plan: Plan, clocks: Clocks
-    ) -> None:
+    ) -> bool:
+        """Take a prediction; give whether it is counted in its drift pane."""
         time_ms, model = row.event_time_ms, plan.model
         time = clocks.of(model)
         watermark = time.max_ms - plan.grace_ms
@@ -140,21 +144,21 @@ class Reader:
         met = self.join.predict(row.prediction_id, held)
         time.advance(time_ms, clocks.clock_ms)
         if self.join.rebuilding:
-            return
+            return False
         if met is None:
             self.state.count("predictions", "duplicate")
-            return
+            return False
         for outcome, fate in met:
             self._count_waited(outcome, fate, model)
         if time_ms < watermark:
             behind = f"{watermark - time_ms} ms behind the watermark of model {model}"
             self._refuse(batch, i, DeadLetter("late", behind))
-            return
-        self.state.count("predictions", "counted")
+            return False
         if plan.pane_ms != plan.performance_pane_ms:
             start_ms = time_ms - time_ms % plan.pane_ms
             reference_id = self.lookup.reference_id(model, row.version, start_ms)
         self.join.fold.row(plan, self.lookup.columns(model), row, reference_id)
+        return True
 
     def _count_waited(self, outcome: WaitingOutcome, fate: LabelFate, model: str) -> None:
         clocks = self.state.clocks["outcomes"]

@@ -222,7 +222,8 @@ class PanesTask:
 
     def _expire(self) -> None:
         """Put aside the outcomes whose prediction can no longer come."""
-        for outcome in self._waiting.expired(self._outcome_boundary):
+        read_ms = self._state.clocks["predictions"].clock_ms - self._times.idle_after_ms
+        for outcome in self._waiting.expired(self._outcome_boundary, read_ms=read_ms):
             self._give_up(outcome, "no prediction of this id came within outcome_wait")
         if self._at_end.get("predictions"):
             for outcome in self._waiting.overflow(WAITING_LIMIT):
