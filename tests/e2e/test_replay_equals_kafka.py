@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from kedge.codec import encode
 from kedge.topics import request_partition
 from kedge_services.local.broker import LocalBroker
 from kedge_services.local.files import read_rows
-from kedge_services.local.replay.results import final_windows
+from kedge_services.local.replay.results import final_windows, to_line
 from kedge_services.local.replay.run import Options, Source, replay
 from kedge_services.local.replay.simulation import Span
 from kedge_services.local.replay.stream import (
@@ -97,12 +96,12 @@ def through_kafka(kafka: LocalBroker, partitions: int, tmp_path: Path) -> list[d
         cluster.send_by_model("candidates", MONITOR.model, offer.request_id, encode(offer))
         cluster.flush()
         wait_until(lambda: bool(cluster.events("model-versions")), "the registration")
-        for arrival in live.arrivals():
-            if isinstance(arrival.what, Row):
-                value, topic = prediction_value(arrival.what, MONITOR.model), "predictions"
+        for what in live.arrivals():
+            if isinstance(what, Row):
+                value, topic = prediction_value(what, MONITOR.model), "predictions"
             else:
-                value, topic = outcome_value(arrival.what, MONITOR.model), "outcomes"
-            cluster.send_by_request(topic, arrival.what.prediction_id, value)
+                value, topic = outcome_value(what, MONITOR.model), "outcomes"
+            cluster.send_by_request(topic, what.prediction_id, value)
         for row, label in sentinels(span, partitions):
             name = row.prediction_id
             cluster.send_by_request("predictions", name, prediction_value(row, MONITOR.model))
@@ -137,6 +136,6 @@ def test_final_windows_are_those_of_the_replay(
     kafka: LocalBroker, replayed: bytes, partitions: int, tmp_path: Path
 ) -> None:
     found = through_kafka(kafka, partitions, tmp_path)
-    written = "".join(json.dumps(window, ensure_ascii=False) + "\n" for window in found)
+    written = "".join(map(to_line, found))
     assert len(found) > 500
     assert written.encode() == replayed

@@ -41,7 +41,10 @@ def test_things_arrive_by_time_predictions_before_labels_rows_in_order(
     moments: list[int], delay: int
 ) -> None:
     stream = stream_of_file(file_rows(moments), MONITOR, label_delay=timedelta(milliseconds=delay))
-    order = [(a.arrival_ms, a.is_label, a.number) for a in stream.arrivals()]
+    numbers = {row.prediction_id: i for i, row in enumerate(stream.rows)}
+    order = [
+        (a.arrival_ms, isinstance(a, Label), numbers[a.prediction_id]) for a in stream.arrivals()
+    ]
     assert order == sorted(order)
     assert len(order) == 2 * len(moments)
     delays = {label.prediction_id: label.time_ms for label in stream.labels}

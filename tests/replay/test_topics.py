@@ -9,6 +9,7 @@ import pytest
 
 from kedge import Monitor
 from kedge.errors import UsageError
+from kedge_services.local.replay.stream import Label
 from kedge_services.local.replay.topics import stream_of_topics
 from kedge_services.runtime.memory import ManualClock, MemoryBroker
 
@@ -53,7 +54,7 @@ def test_records_of_all_partitions_arrive_by_append_time() -> None:
     predict(kafka, "a", time_ms=1_500, at_ms=10, partition=1)
     label(kafka, "a", time_ms=1_600, at_ms=20)
     stream = stream_of_topics(kafka, MONITOR)
-    order = [(a.arrival_ms, a.what.prediction_id, a.is_label) for a in stream.arrivals()]
+    order = [(a.arrival_ms, a.prediction_id, isinstance(a, Label)) for a in stream.arrivals()]
     assert order == [(10, "a", False), (20, "a", True), (30, "b", False)]
     assert stream.rows[0].output == {"label": "no", "score": 0.2}
 

@@ -204,7 +204,8 @@ class Join:
             held, labelled = now.predictions[0], now.labels[0]
             if matches(held, labelled):
                 self.fold.labelled(held, labelled, 1)
-                self.fold.first_label(held, labelled, self._both(held.model))
+                if held.predicted is not None:
+                    self.fold.first_label(held, labelled, self._both(held.model))
                 self._note(name, held.model, now.predictions, labelled, 0)
             return
         known = len(entry.predictions)

@@ -12,13 +12,14 @@ from typing import Any
 from kedge_services.local.replay.scores import Scores, answers_of, score
 from kedge_services.local.replay.simulation import Run, Span
 
-__all__ = ["FILES", "Results", "final_windows", "gather", "write"]
+__all__ = ["FILES", "Results", "final_windows", "gather", "to_line", "write"]
 
 #: The events, each kind one file with an event a line.
 FILES = ("windows", "alerts", "retrain-requests", "model-versions", "dead-letters")
 #: Fields of a window that say how it was sent, not what is in it.
 _OF_SENDING = ("revision", "labelled_total")
 Event = dict[str, Any]
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +112,16 @@ def write(results: Results, out: Path, *, page: str, cost: Mapping[str, float]) 
     """
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
-        lines = [json.dumps(event, ensure_ascii=False) + "\n" for event in results.events(name)]
+        lines = [to_line(event) for event in results.events(name)]
         (out / f"{name}.ndjson").write_text("".join(lines), encoding="utf-8")
     summary = json.dumps({**results.summary, **cost}, indent=2, ensure_ascii=False)
     (out / "summary.json").write_text(summary + "\n", encoding="utf-8")
     (out / "report.html").write_text(page, encoding="utf-8")
+
+
+def to_line(event: Event) -> str:
+    """Give an event as it is written, the same whatever it was read from."""
+    return _encode(event) + "\n"
 
 
 def _time(alert: Event) -> int:

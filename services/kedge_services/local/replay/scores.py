@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kedge.base import Scalar, label_text
-from kedge_services.local.replay.stream import Row, Stream
+from kedge_services.local.replay.stream import Label, Stream
 
 __all__ = ["Scores", "answers_of", "no_change", "score"]
 
@@ -102,12 +102,11 @@ def no_change(stream: Stream) -> dict[str, Scalar]:
     """Answer every row with the last label that had arrived before it."""
     answers: dict[str, Scalar] = {}
     last: Scalar | None = None
-    for arrival in stream.arrivals():
-        if isinstance(arrival.what, Row):
-            if last is not None:
-                answers[arrival.what.prediction_id] = last
-        else:
-            last = arrival.what.label
+    for what in stream.arrivals():
+        if isinstance(what, Label):
+            last = what.label
+        elif last is not None:
+            answers[what.prediction_id] = last
     return answers
 
 

@@ -175,7 +175,8 @@ def _release(
         tell(rows)
 
     boundary_ms = cluster.clock()
-    for at_ms, _, _, what in live.arrivals():
+    for what in live.arrivals():
+        at_ms = what.arrival_ms
         while at_ms >= boundary_ms:
             drain()
             boundary_ms = _boundary(cluster, grid_ms, boundary_ms, at_ms)

@@ -19,7 +19,6 @@ from kedge_services.local.files import FileRow
 
 __all__ = [
     "FILE_VERSION",
-    "Arrival",
     "Label",
     "Late",
     "Row",
@@ -64,15 +63,6 @@ class Late(NamedTuple):
     behind_ms: int
 
 
-class Arrival(NamedTuple):
-    """One thing that arrives; predictions come before labels of the same time."""
-
-    arrival_ms: int
-    is_label: bool
-    number: int
-    what: Row | Label
-
-
 @dataclass(frozen=True, slots=True)
 class Stream:
     """Rows and labels, each in the order of arrival.
@@ -110,12 +100,18 @@ class Stream:
         """Give the number of rows that take part."""
         return len(self.rows)
 
-    def arrivals(self) -> Iterator[Arrival]:
+    def arrivals(self) -> Iterator[Row | Label]:
         """Give rows and labels by arrival, predictions before outcomes, rows in their order."""
-        both = [Arrival(row.arrival_ms, False, i, row) for i, row in enumerate(self.rows)]
-        both += [Arrival(label.arrival_ms, True, i, label) for i, label in enumerate(self.labels)]
-        both.sort(key=lambda arrival: arrival[:3])
-        return iter(both)
+        labels = iter(self.labels)
+        label = next(labels, None)
+        for row in self.rows:
+            while label is not None and label.arrival_ms < row.arrival_ms:
+                yield label
+                label = next(labels, None)
+            yield row
+        if label is not None:
+            yield label
+            yield from labels
 
     def split(self, rows: int) -> tuple[Stream, Stream]:
         """Give the first rows with their labels, and the rest with theirs."""
