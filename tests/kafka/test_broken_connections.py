@@ -80,12 +80,23 @@ class Line:
             self._is_frozen = False
             self._change.notify_all()
 
-    def close(self) -> None:
-        self.release()
+    def cut(self) -> None:
+        """End all connections and take no new ones, as a broker that dies."""
         for one in self._sockets:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
+
+    def mend(self) -> None:
+        """Take connections again, and let everything through."""
+        self._listener = socket.create_server((HOST, int(self.address.rpartition(":")[2])))
+        self._sockets = [self._listener]
+        threading.Thread(target=self._accept, daemon=True).start()
+        self.release()
+
+    def close(self) -> None:
+        self.release()
+        self.cut()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -240,6 +251,39 @@ def test_without_a_broker_one_sentence_says_what_to_do() -> None:
         backend.partitions("monitors")
     with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1"):
         backend.producer("p")
+
+
+@on_kafka
+def test_offsets_that_wait_for_a_lost_connection_are_given_up(
+    driver: Driver, rig: Rig, far: KafkaBackend, line: Line
+) -> None:
+    """The call would wait for ever: connected anew, librdkafka does not look for its answer."""
+    rig.create({"log": 1})
+    member = driver.member("m-0", "log", backend=far)
+    driver.until(lambda: member.held, member.consumer)
+    producer = driver.producer("slot", far)
+
+    def transact(value: bytes) -> None:
+        producer.begin()
+        producer.produce(Produce("log", b"k", value, 0))
+        offsets = {TopicPartition("log", 0): Position(1)}
+        producer.send_offsets(offsets, member.consumer.group_metadata())
+        producer.commit()
+
+    def die_when_caught() -> None:
+        driver.until(lambda: line.caught)
+        line.cut()
+        threading.Timer(0.2, line.mend).start()
+
+    transact(b"first")
+    line.hold(ADD_OFFSETS, "request")
+    death = threading.Thread(target=die_when_caught)
+    death.start()
+    with pytest.raises(TransactionAborted):
+        transact(b"gone")
+    death.join()
+    transact(b"after")
+    assert driver.values("log") == [b"first", b"after"]
 
 
 # --------------------------------------------------------------------------- the loop

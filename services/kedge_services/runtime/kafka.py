@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from kedge.errors import BrokerUnavailable, Fenced, KedgeError, Misconfigured, Stop
 from kedge_services.runtime import ports
 from kedge_services.runtime.admin import client_properties
+from kedge_services.runtime.bounded import bounded
 from kedge_services.runtime.kafka_consumer import PASSING, KafkaConsumer
 from kedge_services.runtime.ports import RECORD_BYTES, Position, Produce, TransactionAborted
 from kedge_services.runtime.settings import Settings
@@ -299,17 +300,13 @@ class KafkaProducer:
     ) -> None:
         """Put consumed offsets into the open transaction."""
         positions = [
-            TopicPartition(
-                self._full_name(place.topic),
-                place.partition,
-                position.offset,
-                metadata=position.metadata,
-            )
-            for place, position in offsets.items()
+            TopicPartition(self._full_name(p.topic), p.partition, at.offset, metadata=at.metadata)
+            for p, at in offsets.items()
         ]
-        self._call(
-            self._producer.send_offsets_to_transaction, positions, group_metadata, self._patience_s
-        )
+        # It forgets its own time-out; what takes longer than a transaction is for nothing.
+        limit_s = 1 + float(self._properties["transaction.timeout.ms"]) / 1000
+        send = bounded(self._producer.send_offsets_to_transaction, limit_s)
+        self._call(send, positions, group_metadata, self._patience_s)
 
     def commit(self) -> None:
         """Commit; after a time-out nobody knows, so the producer is replaced."""
