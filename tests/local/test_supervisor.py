@@ -35,6 +35,11 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 address = (os.environ["KEDGE_HOST"], int(os.environ["KEDGE_PORT"]))
 http.server.HTTPServer(address, Handler).serve_forever()
 """
+#: Once ready; then its loop stands still, as a file says.
+STUCK = READY.replace(
+    'self.send_response(200 if self.path == "/readyz" else 404)',
+    "self.send_response(503 if os.path.exists('stuck') and self.path == '/healthz' else 200)",
+)
 BROKEN = "import sys; print('starting'); sys.exit('kedge: the topic windows is missing')"
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -96,6 +101,22 @@ def test_ready_services_are_seen_and_a_killed_one_comes_back(tmp_path: Path) -> 
         supervisor.stop()
     assert not any(pid is not None and psutil.pid_exists(pid) for pid in pids)
     assert {state.state for state in supervisor.states()} == {"stopped"}
+
+
+def test_a_service_whose_loop_stands_still_is_killed_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    supervisor = supervise(tmp_path, HASTE, panes=STUCK)
+    supervisor.start()
+    try:
+        assert supervisor.wait_ready(20)
+        (tmp_path / "stuck").touch()
+        until(supervisor, lambda states: states[0].state == "restarting")
+        (tmp_path / "stuck").unlink()
+        until(supervisor, lambda states: states[0].state == "ready" and states[0].restarts == 1)
+    finally:
+        supervisor.stop()
 
 
 def test_gives_up_after_quick_stops_naming_service_and_error(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ class _Child:
 
 
 class Supervisor:
-    """Starts services, restarts what stops, gives up on what does not stay up.
+    """Starts services, restarts what stops or is stuck, gives up on what does not stay up.
 
     Which processes there are stands in ``processes.json`` beside ``log_dir``.
 
@@ -332,15 +332,12 @@ def _kedge_run(name: str) -> Sequence[str]:
 
 
 def _probe(child: _Child) -> None:
-    """Ask /readyz; whoever does not answer is not ready."""
-    connection = http.client.HTTPConnection(_HOST, child.port, timeout=_PROBE_TIMEOUT_S)
-    try:
-        connection.request("GET", "/readyz")
-        is_ready = connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
+    """Ask /readyz; whoever does not answer is not ready.  Kill who says that it is stuck."""
+    is_ready = _status(child, "/readyz") == http.client.OK
+    if _status(child, "/healthz") == http.client.SERVICE_UNAVAILABLE and child.process is not None:
+        # Its loop has made no step for a long time: it would not listen to SIGTERM, either.
+        child.process.kill()
         is_ready = False
-    finally:
-        connection.close()
     if is_ready:
         child.state = "ready"
         child.detail = ""
@@ -348,6 +345,17 @@ def _probe(child: _Child) -> None:
         child.state = "running"
     pause = _PROBE_READY_S if is_ready else _PROBE_STARTING_S
     child.probe_at = time.monotonic() + pause
+
+
+def _status(child: _Child, path: str) -> int | None:
+    connection = http.client.HTTPConnection(_HOST, child.port, timeout=_PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
 
 
 def _rss_bytes(child: _Child) -> int | None:
