@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from demo_process import DemoProcess
+
 ELEC2 = Path(__file__).parent.parent / "data" / "elec2.csv.gz"
 #: The loop has to close within this time of the start, on two cores.
 CLOSED_WITHIN_S = 150
@@ -26,9 +28,17 @@ def demo(directory: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[
     return done, json.loads(summary.read_text())
 
 
-def test_the_loop_closes(tmp_path: Path) -> None:
-    done, s = demo(tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_the_loop_closes_though_a_service_is_killed_on_the_way(tmp_path: Path) -> None:
+    run = DemoProcess(tmp_path)
+    try:
+        run.until_told("traffic begins")
+        run.wait(4)
+        run.kill("panes")
+        s = run.end()
+    finally:
+        run.close()
+    text = run.text()
+    assert run.process.returncode == 0, text
     assert s["problems"] == []
     assert s["promotions"] >= 1
     assert s["predictions"] >= 2_000 * 30
@@ -39,15 +49,19 @@ def test_the_loop_closes(tmp_path: Path) -> None:
     assert s["retrain_requested_ms"] <= s["candidate_ms"] <= s["promoted_ms"]
     assert {"data-drift", "integrity", "error-rate"} <= set(s["alert_rules"])
     assert s["notifications"] >= 3
-    assert s["service_restarts"] == 0
+    assert s["service_restarts"] == 1
+    assert "panes stopped by signal SIGKILL" in text
+    assert run.left_behind() == []
+    assert s["recount_differences"] == []
+    assert s["recount_compared"] > 50_000
     reasons = {
         "undecodable", "bad-value", "unknown-model", "missing-field", "bad-key", "bad-time",
         "duplicate", "late",
     }  # fmt: skip
     assert reasons <= {f for fates in s["fates"].values() for f, n in fates.items() if n}
-    elapsed = [float(s) for s in re.findall(r"^ *(\d+\.\d) s  ", done.stdout, re.MULTILINE)]
+    elapsed = [float(s) for s in re.findall(r"^ *(\d+\.\d) s  ", text, re.MULTILINE)]
     assert 0 < max(elapsed) < CLOSED_WITHIN_S
-    assert "What on-call received:" in done.stdout
+    assert "What on-call received:" in text
 
 
 @pytest.mark.long

@@ -179,6 +179,15 @@ def test_the_control_must_stay_silent() -> None:
     assert problems(silent, story) == []
 
 
+def test_the_story_knows_up_to_when_there_are_drift_windows() -> None:
+    story = Story(tell=lambda _: None)
+    window = {"kind": "drift", "n": 1, "status": "ok", "version": "k1"}
+    for kind, end_ms in (("drift", 4_000), ("drift", 2_000), ("performance", 9_000)):
+        tell(story, "windows", 1, {**window, "window_id": f"w{end_ms}", "kind": kind,
+                                   "end_ms": end_ms})  # fmt: skip
+    assert story.drift_until_ms == 4_000
+
+
 def test_the_timeline_tells_each_change_once() -> None:
     told: list[Entry] = []
     story = Story(tell=told.append)

@@ -28,6 +28,8 @@ __all__ = ["Demo", "Options"]
 _WARM_UP_ROWS = 5_000
 _LABEL_DELAY_S = (1.5, 2.5)
 _STABLE_S = 16.0
+_CATCH_UP_S = 60.0
+_PANES_BEHIND = 4
 _CONTROL_S = 40.0
 _RECOVERY_S = 8.0
 _PROMOTION_S = 75.0
@@ -155,6 +157,7 @@ class Demo:
             self._until(stage, sender, lambda: not sender.is_alive(), math.inf)
             return
         self._until(stage, sender, lambda: False, _STABLE_S)
+        self._until(stage, sender, lambda: self._keeps_up(stage), _CATCH_UP_S)
         self._send_bad_records(stage)
         if not self._options.drift:
             self._until(stage, sender, lambda: False, _CONTROL_S - _STABLE_S)
@@ -167,6 +170,11 @@ class Demo:
         traffic.people.phase = "incomes"
         stage.tell("drift", "the incomes rise by 30 %, and 8 % of the commissions are missing")
         self._until(stage, sender, self._incomes_noticed, _INCOMES_S)
+
+    def _keeps_up(self, stage: Stage) -> bool:
+        """Say whether everything runs and windows are of the present: a drift would be seen."""
+        behind_ms = _now_ms() - self.story.drift_until_ms
+        return stage.is_ready() and behind_ms < _PANES_BEHIND * self._declared.pane_ms
 
     def _incomes_noticed(self) -> bool:
         kinds = {self.story.alerts[alert_id].kind for alert_id in self.story.fired_ms}

@@ -148,6 +148,7 @@ class Story:
     rollbacks: int = 0
     champion: str | None = None
     window_ids: set[str] = field(default_factory=set)
+    drift_until_ms: int = 0
     fates: dict[int, _Progress] = field(default_factory=dict)
     answers: dict[str, tuple[int, str | None, bool]] = field(default_factory=dict)
     _standings: dict[str, str] = field(default_factory=dict)
@@ -202,6 +203,8 @@ class Story:
 
     def _window(self, at_ms: int, value: bytes) -> None:
         window = _WINDOW.decode(value)
+        if window.kind == "drift":
+            self.drift_until_ms = max(self.drift_until_ms, window.end_ms)
         if window.window_id in self.window_ids:
             return
         self.window_ids.add(window.window_id)
