@@ -91,6 +91,8 @@ def test_what_was_misrouted_comes_right_and_nothing_goes_twice(kedge: Any, clust
     assert f"{group['newest']} was sent back already" in named.error
     shown = kedge("dead-letters", "show", group["newest"], "--json").data
     assert len(shown["resent"]) == 1
+    tailed = kedge("tail", "dead-letters", "--from-start", "--no-follow").out
+    assert f"resent {group['newest']} by " in tailed
     # The service takes it now: no second letter comes while it reads on.
     cluster.write(Produce("predictions", b"x", b"nonsense", 1))
     wait_for(kedge, 2)

@@ -89,7 +89,7 @@ class LetterBox:
                 reader.add(place, low if begin is None else max(low, begin.offset), end)
             still = time.monotonic()
             while not all(map(reader.is_done, places)):
-                for batch in reader.poll(1_000, 0.05):
+                for batch in reader.poll(1_000, 0.02):
                     still = time.monotonic()
                     yield from batch.records()
                 if time.monotonic() - still > _STILL_S:

@@ -130,5 +130,5 @@ def _read(backend: Backend, ranges: Mapping[TopicPartition, tuple[int, int]]) ->
             reader.add(place, offset, end)
         deadline = time.monotonic() + _TIMEOUT_S
         while not all(map(reader.is_done, ranges)) and time.monotonic() < deadline:
-            found += sum(len(batch) for batch in reader.poll(1_000, 0.05))
+            found += sum(len(batch) for batch in reader.poll(1_000, 0.02))
     return found

@@ -40,6 +40,8 @@ class Letters:
         self._by_source: dict[Place, list[_Letter]] = {}
         self._settled: set[Place] = set()
         for record in records:
+            if any(name == _NOTE for name, _ in record.headers):
+                continue
             self.number += 1
             # What was put aside twice has the headers twice; the last ones count.
             headers = {name: value.decode() for name, value in record.headers if name in _HEADERS}
@@ -92,4 +94,6 @@ class Letters:
                 self._findings.differ("dead letters of a record", source, [], found)
 
 
+#: On a record that is no letter, but says that one was sent back.
+_NOTE = "kedge-resent"
 _HEADERS = frozenset({"kedge-topic", "kedge-partition", "kedge-offset", "kedge-reason"})
