@@ -31,7 +31,7 @@ from kedge_services.runtime.settings import KafkaSettings, Settings
 if TYPE_CHECKING:
     from tests.kafka.conftest import Driver, KafkaRig, Rig
 
-PRODUCE, ADD_OFFSETS, END_TXN, OFFSET_COMMIT = 0, 25, 26, 28
+PRODUCE, LIST_OFFSETS, ADD_OFFSETS, END_TXN, OFFSET_COMMIT = 0, 2, 25, 26, 28
 HOST = "127.0.0.1"
 PATIENCE_S = 1.5
 
@@ -359,3 +359,21 @@ def test_who_is_not_heard_of_for_a_session_loses_its_place(
             {TopicPartition("log", 0): Position(1)}, zombie.consumer.group_metadata()
         )
     driver.until(lambda: "lost" in zombie.told, zombie.consumer)
+
+
+@on_kafka
+def test_where_a_partition_begins_is_an_answer_that_takes_no_seek_back(
+    driver: Driver, rig: Rig, far: KafkaBackend, line: Line
+) -> None:
+    rig.create({"log": 1})
+    place = TopicPartition("log", 0)
+    driver.write("log", *(b"%d" % i for i in range(10)))
+    line.hold(LIST_OFFSETS, "answer")
+    member = driver.member("m", "log", backend=far)
+    driver.until(lambda: member.held and line.caught, member.consumer)
+    member.consumer.seek(place, 7)
+    # What wakes a paused consumer asks for offsets, too, and does not wait for long.
+    member.consumer.resume([place])
+    line.release()
+    batches = driver.until(lambda: member.consumer.at_end(place), member.consumer)
+    assert [offset for batch in batches for offset in batch.offsets] == [7, 8, 9]

@@ -133,6 +133,7 @@ class KafkaConsumer:
         self._positions: dict[ports.TopicPartition, int] = {}
         self._at_end: set[ports.TopicPartition] = set()
         self._paused: set[ports.TopicPartition] = set()
+        self._gone_back: set[ports.TopicPartition] = set()
 
     # -------------------------------------------------------------- what to read
 
@@ -228,6 +229,7 @@ class KafkaConsumer:
             return []
         # Every comprehension here is one pass in C over the messages.
         errors = list(map(Message.error, messages))
+        self._gone_back.clear()
         if any(errors):
             return self._poll_with_errors(messages, errors)
         return self._batches(messages)
@@ -243,6 +245,8 @@ class KafkaConsumer:
             start = stop
             partition = ports.TopicPartition(name[len(self._prefix) :], number)
             offsets: list[Any] = list(map(Message.offset, part))
+            if self._goes_back(partition, offsets):
+                continue
             self._positions[partition] = offsets[-1] + 1
             self._at_end.discard(partition)
             batches.append(
@@ -257,6 +261,22 @@ class KafkaConsumer:
                 )
             )
         return batches
+
+    def _goes_back(self, partition: ports.TopicPartition, offsets: list[int]) -> bool:
+        """Say whether records come again; then all of this poll are left out and sought again.
+
+        After a seek an older answer, about where the partition begins, may take
+        librdkafka back to there (its issue 2256).
+        """
+        place = self._positions.get(partition, 0)
+        if partition in self._gone_back:
+            return True
+        if offsets[0] >= place and offsets == sorted(offsets):
+            return False
+        self._gone_back.add(partition)
+        _log.info("reading has gone back and is put right", partition=str(partition), place=place)
+        self.seek(partition, place)
+        return True
 
     def _poll_with_errors(
         self, messages: list[Any], errors: list[KafkaError | None]
@@ -280,7 +300,8 @@ class KafkaConsumer:
             partition = ports.TopicPartition(
                 message.topic()[len(self._prefix) :], message.partition()
             )
-            if partition in self._positions and partition not in self._paused:
+            is_read = partition not in self._paused and partition not in self._gone_back
+            if partition in self._positions and is_read:
                 self._positions[partition] = max(self._positions[partition], message.offset())
                 self._at_end.add(partition)
         elif code == _RESET:
