@@ -7,7 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kedge.panes import ModelClock, Progress
-from kedge_services.core.frontier import data_watermark, event_watermark, silent_watermark
+from kedge_services.core.frontier import (
+    data_watermark,
+    event_watermark,
+    silent_watermark,
+    woken,
+)
 
 IDLE = 30
 
@@ -38,8 +43,10 @@ def source(
     )
 
 
-def watermark(*sources: Progress, grace: int = 0) -> int | None:
-    return event_watermark(sources, "predictions", "m", grace_ms=grace, idle_after_ms=IDLE)
+def watermark(*sources: Progress, grace: int = 0, woke: int | None = None) -> int | None:
+    return event_watermark(
+        sources, "predictions", "m", grace_ms=grace, idle_after_ms=IDLE, woke_ms=woke
+    )
 
 
 def test_the_slowest_partition_that_is_not_idle_holds_the_watermark() -> None:
@@ -58,10 +65,50 @@ def test_an_idle_partition_leaves_the_minimum_exactly_after_its_time() -> None:
 
 
 def test_a_partition_that_never_had_the_model_holds_until_it_is_idle() -> None:
-    fast = source(0, clock=110, predictions=(500, 110))
+    fast = source(0, clock=20, predictions=(500, 20))
     assert watermark(fast, source(1, clock=29)) is None
     assert watermark(fast, source(1, clock=30)) == 500
     assert watermark(fast, source(1, clock=110, since=100)) is None
+
+
+def test_a_partition_that_is_read_no_further_is_not_idle_but_lagging() -> None:
+    # clock of source 1      40 (last row)       100 (its process stops)
+    #                         |-------------------|
+    # rows of source 0        ·  ·  ·  ·  ·  ·  ·  ·  ·  130
+    lagging = source(1, clock=100, predictions=(200, 40))
+    assert watermark(source(0, clock=100, predictions=(500, 100)), lagging) == 500
+    assert watermark(source(0, clock=130, predictions=(800, 130)), lagging) == 200
+    assert watermark(source(0, clock=900, predictions=(800, 130)), lagging) == 200
+    caught_up = source(1, clock=131, predictions=(200, 40))
+    assert watermark(source(0, clock=130, predictions=(800, 130)), caught_up) == 800
+
+
+def test_a_model_that_is_back_in_one_partition_may_be_back_in_the_others() -> None:
+    # source 0     10                  200 (a batch)
+    # source 1     10                  201                      229  230
+    #               |-------------------|------------------------|----|
+    back = source(0, clock=200, predictions=(900, 200))
+    before = [source(p, clock=150, predictions=(100, 10)) for p in (0, 1)]
+    woke = woken(before, back, "predictions", "m", idle_after_ms=IDLE)
+    assert woke == 200
+    for clock, expected in ((201, 100), (229, 100), (230, 900)):
+        assert watermark(back, source(1, clock=clock, predictions=(100, 10)), woke=woke) == expected
+    its_own = source(1, clock=205, predictions=(880, 204))
+    assert watermark(back, its_own, woke=woke) == 880
+
+
+def test_a_model_wakes_when_it_comes_first_and_after_an_idle_time_everywhere() -> None:
+    def wakes(seen: int, *before: Progress) -> int | None:
+        progress = source(0, clock=seen, predictions=(1, seen))
+        return woken(before, progress, "predictions", "m", idle_after_ms=IDLE)
+
+    assert wakes(70) == 70
+    assert wakes(70, source(1, clock=500)) == 70
+    assert wakes(70, source(0, clock=40, predictions=(1, 40))) == 70
+    assert wakes(69, source(0, clock=40, predictions=(1, 40))) is None
+    assert wakes(70, *(source(p, clock=60, predictions=(1, 40 + p)) for p in (0, 1))) is None
+    nothing = source(0, clock=900)
+    assert woken([], nothing, "predictions", "m", idle_after_ms=IDLE) is None
 
 
 def test_when_all_are_idle_only_the_time_that_passed_is_added() -> None:

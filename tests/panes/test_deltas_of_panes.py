@@ -282,3 +282,22 @@ def test_an_outcome_nobody_can_own_yet_expires_with_those_that_speak(driver: typ
     panes.send("predictions", prediction("c", 41_000), at_ms=41_000)
     panes.run()
     assert panes.fates("outcomes") == {"unmatched-outcome": 1}
+
+
+def test_an_outcome_read_before_its_prediction_waits_for_a_model_that_was_idle(
+    driver: type[Driver],
+) -> None:
+    """Of a batch scored hours late the outcomes may be read first, though they came second."""
+    panes = driver()
+    panes.monitor(**MONITOR)
+    panes.monitor(**(MONITOR | {"model": "churn"}))
+    panes.send("predictions", prediction("earlier", model="churn"), at_ms=10_000)
+    panes.send("predictions", prediction("a", 7_200_000))
+    panes.send("predictions", prediction("b", 11_000, model="churn"), at_ms=7_230_000)
+    panes.send("outcomes", outcome("b", 12_000), at_ms=7_230_001)
+    for topic, records in (("predictions", 2), ("outcomes", 1)):
+        panes.step(topic, 0, records)
+    panes.commit(0)
+    assert panes.fates("outcomes") == {"waiting": 1}
+    panes.run()
+    assert panes.fates("outcomes") == {"matched": 1}

@@ -548,6 +548,20 @@ def test_performance_windows_of_two_panes_are_sent_when_both_are_decided() -> No
     assert all(w.n == 240 for w in longer if w.is_final)
 
 
+def test_a_label_that_comes_after_the_end_is_counted_in_windows_of_any_length() -> None:
+    run = Run()
+    run.run(stream(rows(13, 12, 120, delay=10)))
+    wanted = {"kind": "performance", "is_final": True}
+    before = {w.window_id: w.labelled for w in run.windows(**wanted) if w.start_ms == T0}
+    assert {w.scale for w in run.windows(**wanted) if w.start_ms == T0} == {1, 2}
+    source = SourcePartition(0, 1, REFERENCE)
+    key = ("performance", "1", REFERENCE.reference_id, T0, PANE)
+    source.deltas[key] = PerformanceDelta(labelled=1, confusion={"a": {"a": 1}})
+    run.run(source.commit())
+    after = {w.window_id: w.labelled for w in run.windows(**wanted) if w.start_ms == T0}
+    assert after == {name: labelled + 1 for name, labelled in before.items()}
+
+
 def test_a_corrected_label_moves_between_cells_of_the_confusion_matrix() -> None:
     run = Run()
     source = SourcePartition(0, 1, REFERENCE)

@@ -2,23 +2,62 @@
 
 Every source partition reports its own largest event times and its clock; see
 "Time" in the architecture.  An idle partition leaves the minimum, a lagging one
-holds it.
+holds it.  Which is which can only be told by clocks: a partition that was idle when
+it was read last may have the model by now, and a model that was idle everywhere and
+is back in one partition may be back in all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 from kedge.panes import ModelClock, Progress
 
-__all__ = ["data_watermark", "event_watermark", "silent_watermark"]
+__all__ = ["Topic", "data_watermark", "event_watermark", "silent_watermark", "woken"]
 
 Topic = Literal["predictions", "outcomes"]
 
 
+def woken(
+    sources: Iterable[Progress],
+    progress: Progress,
+    topic: Topic,
+    model: str,
+    *,
+    idle_after_ms: int,
+) -> int | None:
+    """Give the clock at which a model came, or came back after it had been idle everywhere.
+
+    Parameters
+    ----------
+    sources
+        What was known before.
+    progress
+        What is new.
+
+    Returns
+    -------
+    int or None
+        None when the model had been there.
+    """
+    time = _clocks(progress, topic).get(model)
+    if time is None:
+        return None
+    newest_ms = _newest_seen(sources, topic, model)
+    is_back = newest_ms is None or time.seen_ms - newest_ms >= idle_after_ms
+    return time.seen_ms if is_back else None
+
+
 def event_watermark(
-    sources: Iterable[Progress], topic: Topic, model: str, *, grace_ms: int, idle_after_ms: int
+    sources: Iterable[Progress],
+    topic: Topic,
+    model: str,
+    *,
+    grace_ms: int,
+    idle_after_ms: int,
+    woke_ms: int | None = None,
 ) -> int | None:
     """Give the watermark of a model; None when it cannot be told yet.
 
@@ -26,7 +65,14 @@ def event_watermark(
     event time less the grace.  When all are idle, the largest event time of
     all less the grace, plus the time all have been silent.  A partition that
     never had the model holds everything back until it is idle.
+
+    A partition is idle when its clock has gone on without the model for
+    ``idle_after_ms``; also since ``woke_ms``, which :func:`woken` gave, and up to
+    where the model was seen elsewhere.  What is read no further can say nothing
+    about then.
     """
+    sources = list(sources)
+    since = _Since.of(sources, topic, model, idle_after_ms=idle_after_ms, woke_ms=woke_ms)
     least: int | None = None
     newest: int | None = None
     silent: int | None = None
@@ -35,7 +81,7 @@ def event_watermark(
         silence = _silence(source, topic, time)
         if time is not None:
             newest = time.max_ms if newest is None else max(newest, time.max_ms)
-        if silence >= idle_after_ms:
+        if since.is_idle(source, time):
             silent = silence if silent is None else min(silent, silence)
         elif time is None:
             return None
@@ -49,18 +95,25 @@ def event_watermark(
 
 
 def data_watermark(
-    sources: Iterable[Progress], model: str, *, grace_ms: int, idle_after_ms: int
+    sources: Iterable[Progress],
+    model: str,
+    *,
+    grace_ms: int,
+    idle_after_ms: int,
+    woke_ms: int | None = None,
 ) -> int | None:
     """Give the time up to which all labels have been seen, told by data alone.
 
     The minimum of both topics over the partitions; idleness never moves it.
     Only a partition that has never seen the model in either topic, and is
-    idle, does not count.
+    idle, does not count.  ``woke_ms`` is that of the predictions.
     """
+    sources = list(sources)
+    since = _Since.of(sources, "predictions", model, idle_after_ms=idle_after_ms, woke_ms=woke_ms)
     least: int | None = None
     for source in sources:
         times = [source.predictions.get(model), source.outcomes.get(model)]
-        if times == [None, None] and _silence(source, "predictions", None) >= idle_after_ms:
+        if times == [None, None] and since.is_idle(source, None):
             continue
         for time in times:
             if time is None:
@@ -102,3 +155,36 @@ def _silence(source: Progress, topic: Topic, time: ModelClock | None) -> int:
     clock_ms = source.clock_ms.get(topic, 0)
     seen_ms = source.since_ms.get(topic, clock_ms) if time is None else time.seen_ms
     return clock_ms - seen_ms
+
+
+def _newest_seen(sources: Iterable[Progress], topic: Topic, model: str) -> int | None:
+    times = (_clocks(source, topic).get(model) for source in sources)
+    return max((time.seen_ms for time in times if time is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Since:
+    """Which partitions are idle; their clocks must have come to ``least_ms``."""
+
+    topic: Topic
+    idle_after_ms: int
+    least_ms: int
+
+    @classmethod
+    def of(
+        cls,
+        sources: Iterable[Progress],
+        topic: Topic,
+        model: str,
+        *,
+        idle_after_ms: int,
+        woke_ms: int | None,
+    ) -> _Since:
+        least_ms = _newest_seen(sources, topic, model) or 0
+        if woke_ms is not None:
+            least_ms = max(least_ms, woke_ms + idle_after_ms)
+        return cls(topic, idle_after_ms, least_ms)
+
+    def is_idle(self, source: Progress, time: ModelClock | None) -> bool:
+        is_silent = _silence(source, self.topic, time) >= self.idle_after_ms
+        return is_silent and source.clock_ms.get(self.topic, 0) >= self.least_ms

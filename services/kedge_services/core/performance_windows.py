@@ -141,6 +141,17 @@ class PerformanceWindows:
         if self._publisher.get(self._window(key)) is not None:
             self._agenda(key).changed[key] = None
             self._publisher.outdate(self._window(key))
+            self._outdate_longer(key, pane.end_ms - pane.start_ms)
+
+    def _outdate_longer(self, key: _Key, length: int) -> None:
+        """Have final windows of several panes revised; the others will be sent again anyway."""
+        monitor = self._look.monitor(key.model, key.start_ms)
+        for scale in set(monitor.windows.scales) - {1} if monitor else ():
+            for back in range(scale):
+                window = WindowKey.of(_KIND, key.series, scale, key.start_ms - back * length)
+                sent = self._publisher.get(window)
+                if sent is not None and sent.is_final:
+                    self._publisher.outdate(window)
 
     def advance(
         self, model: str, *, predictions_ms: int | None, outcomes_ms: int | None, now_ms: int

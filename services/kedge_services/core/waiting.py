@@ -101,13 +101,27 @@ class Waiting:
             self._forget(outcome)
         return taken
 
-    def expired(self, watermark: Callable[[str | None], int]) -> list[WaitingOutcome]:
-        """Take out those whose time has been passed by the watermark of their owner."""
+    def expired(
+        self, watermark: Callable[[str | None], int], *, read_ms: int
+    ) -> list[WaitingOutcome]:
+        """Take out those whose time has been passed by the watermark of their owner.
+
+        Parameters
+        ----------
+        watermark
+            Of an owner; for None, of all models that are not idle.
+        read_ms
+            Outcomes without an owner that were appended later stay: their prediction
+            may be one of a model that is idle only as far as has been read.
+        """
         taken: list[WaitingOutcome] = []
         for owner, heap in self._heaps.items():
             boundary = watermark(owner) if heap else 0
             while heap and heap[0][0] < boundary:
-                outcome = self._by_offset.get(heappop(heap)[1])
+                outcome = self._by_offset.get(heap[0][1])
+                if outcome is not None and owner is None and outcome.timestamp_ms > read_ms:
+                    break
+                heappop(heap)
                 if outcome is not None:
                     taken.append(outcome)
                     self._forget(outcome)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -23,7 +23,13 @@ from kedge_services.core.deltas import (
     decode_delta,
 )
 from kedge_services.core.drift_windows import DriftWindows
-from kedge_services.core.frontier import data_watermark, event_watermark, silent_watermark
+from kedge_services.core.frontier import (
+    Topic,
+    data_watermark,
+    event_watermark,
+    silent_watermark,
+    woken,
+)
 from kedge_services.core.label_windows import LabelWindows
 from kedge_services.core.learning import Learner
 from kedge_services.core.lookup import Lookup
@@ -33,13 +39,16 @@ from kedge_services.core.shelf import Change, Shelf
 
 __all__ = ["Windows"]
 
+TOPICS: tuple[Topic, Topic] = ("predictions", "outcomes")
+
 
 @dataclass(slots=True)
 class _Marks:
     """The watermarks of a model, which never go back, and when it was first seen.
 
     ``first_ms`` is the start of its first pane, ``since_ms`` the outcomes' clock
-    when all of its partitions had one.
+    when all of its partitions had one.  ``woke_ms`` is, by topic, when it was
+    last back after it had been idle everywhere.
     """
 
     first_ms: int
@@ -47,10 +56,12 @@ class _Marks:
     predictions_ms: int | None = None
     outcomes_ms: int | None = None
     labels_ms: int | None = None
+    woke_ms: dict[str, int] = field(default_factory=dict)
 
     def encode(self) -> list[Any]:
         return [
-            self.first_ms, self.since_ms, self.predictions_ms, self.outcomes_ms, self.labels_ms
+            self.first_ms, self.since_ms, self.predictions_ms, self.outcomes_ms, self.labels_ms,
+            self.woke_ms,
         ]  # fmt: skip
 
     @classmethod
@@ -133,12 +144,25 @@ class Windows:
 
     def progress(self, progress: Progress) -> None:
         """Take a source partition's progress; :meth:`tick` does what it allows."""
+        self._note_awakenings(progress)
         # Offsets and fates are for others; only the clocks are kept.
         self._sources[progress.partition,] = progress.model_copy(
             update={"offsets": {}, "fates": {}}
         )
         self._sources_expected = progress.partitions
         self._has_progress = True
+
+    def _note_awakenings(self, progress: Progress) -> None:
+        sources = [source for _, source in self._sources.items()]
+        for topic in TOPICS:
+            for model in progress.predictions if topic == "predictions" else progress.outcomes:
+                marks = self._marks.get((model,))
+                if marks is None:
+                    continue
+                woke_ms = woken(sources, progress, topic, model, idle_after_ms=self._idle_after_ms)
+                if woke_ms is not None:
+                    marks.woke_ms[topic] = woke_ms
+                    self._marks.touch((model,))
 
     def tick(self, now_ms: int) -> None:
         """Do what the watermarks allow, and send the revisions that are due.
@@ -169,11 +193,16 @@ class Windows:
         clocks = [source.clock_ms.get("outcomes", 0) for source in sources]
         if marks.since_ms is None and min(clocks) > 0:
             marks.since_ms = max(clocks)
-        for_predictions = event_watermark(
-            sources, "predictions", model, grace_ms=grace_ms, idle_after_ms=idle_ms
-        )
-        for_outcomes = event_watermark(
-            sources, "outcomes", model, grace_ms=grace_ms, idle_after_ms=idle_ms
+        for_predictions, for_outcomes = (
+            event_watermark(
+                sources,
+                topic,
+                model,
+                grace_ms=grace_ms,
+                idle_after_ms=idle_ms,
+                woke_ms=marks.woke_ms.get(topic),
+            )
+            for topic in TOPICS
         )
         if for_outcomes is None and marks.since_ms is not None:
             for_outcomes = silent_watermark(
@@ -183,7 +212,13 @@ class Windows:
                 since_ms=marks.since_ms,
                 idle_after_ms=idle_ms,
             )
-        for_labels = data_watermark(sources, model, grace_ms=grace_ms, idle_after_ms=idle_ms)
+        for_labels = data_watermark(
+            sources,
+            model,
+            grace_ms=grace_ms,
+            idle_after_ms=idle_ms,
+            woke_ms=marks.woke_ms.get("predictions"),
+        )
         marks.predictions_ms = _later(marks.predictions_ms, for_predictions)
         marks.outcomes_ms = _later(marks.outcomes_ms, for_outcomes)
         marks.labels_ms = _later(marks.labels_ms, for_labels)
