@@ -53,7 +53,8 @@ def refuse_misplaced(
     good = [i for i, row in enumerate(rows) if not isinstance(row, DeadLetter)]
     names = [rows[i].prediction_id for i in good]  # type: ignore[union-attr]
     wanted = [(request_id(name) if "#" in name else name).encode() for name in names]
-    actual = key_partitions(wanted, partitions)
+    # With one partition no record can be on the wrong one.
+    actual = key_partitions(wanted, partitions) if partitions > 1 else np.zeros(len(wanted))
     misrouted = dict.fromkeys(np.flatnonzero(actual != partition).tolist())
     for k, (i, key) in enumerate(zip(good, wanted, strict=True)):
         time_ms = rows[i].event_time_ms  # type: ignore[union-attr]

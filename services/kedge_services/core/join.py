@@ -200,13 +200,7 @@ class Join:
     def _settle(self, name: str, entry: Entry, now: Entry) -> None:
         """Fold the difference between what an entry is now and what it was."""
         if not entry.labels and len(now.predictions) == len(now.labels) == 1:
-            # What almost every entry is: one prediction that gets its first label.
-            held, labelled = now.predictions[0], now.labels[0]
-            if matches(held, labelled):
-                self.fold.labelled(held, labelled, 1)
-                if held.predicted is not None:
-                    self.fold.first_label(held, labelled, self._both(held.model))
-                self._note(name, held.model, now.predictions, labelled, 0)
+            self._settle_first(name, now)
             return
         known = len(entry.predictions)
         added = now.predictions[-1].model if known < len(now.predictions) else None
@@ -233,6 +227,16 @@ class Join:
             if len(now.predictions) > 1:
                 self._settle_pairs(now, model, before, after)
             self._draft(name, now, model)
+
+    def _settle_first(self, name: str, now: Entry) -> None:
+        """Fold what almost every entry is: one prediction that gets its first label."""
+        held, labelled = now.predictions[0], now.labels[0]
+        if not matches(held, labelled):
+            return
+        self.fold.labelled(held, labelled, 1)
+        if held.predicted is not None:
+            self.fold.first_label(held, labelled, self._both(held.model))
+        self._note(name, held.model, now.predictions, labelled, 0)
 
     def _settle_pairs(
         self,
@@ -261,11 +265,15 @@ class Join:
     def _note(
         self, name: str, model: str, mine: Sequence[Held], current: Labelled, changes: int
     ) -> None:
-        champion = champion_of(mine, model)
-        base = champion or mine[0]
-        features = base.features
-        if is_nothing(features):
-            features = next((h.features for h in mine if not is_nothing(h.features)), NOTHING)
+        if len(mine) == 1:
+            base = mine[0]
+            champion, features = (base if base.champion else None), base.features
+        else:
+            champion = champion_of(mine, model)
+            base = champion or mine[0]
+            features = base.features
+            if is_nothing(features):
+                features = next((h.features for h in mine if not is_nothing(h.features)), NOTHING)
         self.examples[name, model] = ExampleDraft(
             name,
             model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from kedge.codec import encode
 from kedge.monitor import Monitor
@@ -29,15 +29,7 @@ from kedge_services.trainer.work import carry_out
 from kedge_services.triggers.service import make as make_triggers
 from kedge_services.windows.service import make as make_windows
 
-__all__ = ["Cluster", "Sent"]
-
-
-class Sent(NamedTuple):
-    """A record of the input."""
-
-    prediction_id: str
-    value: bytes
-    at_ms: int
+__all__ = ["Cluster"]
 
 
 #: Turns a service takes at once; a service needs a few to join its group.
@@ -140,19 +132,24 @@ class Cluster:
         partition = model_partition(self.monitor.model, self.settings.model_partitions)
         self.broker.append(topic, key.encode(), value, partition=partition)
 
-    def send_by_request(self, topic: str, records: Sequence[Sent]) -> None:
-        """Append what is partitioned by request, with the times it arrived."""
-        keys = [record.prediction_id.encode() for record in records]
+    def send_by_request(
+        self, topic: str, names: Sequence[str], values: Sequence[bytes], times_ms: Sequence[int]
+    ) -> None:
+        """Append what is partitioned by request: columns of ids, events and arrival times."""
+        keys = [name.encode() for name in names]
         count = self.settings.request_partitions
-        places = key_partitions(keys, count).tolist() if count > 1 else [0] * len(keys)
+        if count == 1:
+            self.broker.append_many(topic, 0, keys, values, times_ms)
+            return
+        places = key_partitions(keys, count).tolist()
         for partition in range(count):
             mine = [i for i, place in enumerate(places) if place == partition]
             self.broker.append_many(
                 topic,
                 partition,
                 [keys[i] for i in mine],
-                [records[i].value for i in mine],
-                [records[i].at_ms for i in mine],
+                [values[i] for i in mine],
+                [times_ms[i] for i in mine],
             )
 
     def step(self, service: str) -> None:

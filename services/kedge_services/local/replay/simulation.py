@@ -20,8 +20,9 @@ from kedge.codec import encode
 from kedge.errors import UsageError
 from kedge.monitor import Monitor
 from kedge_services.core.schedule import next_slot
-from kedge_services.local.replay.cluster import Cluster, Sent
+from kedge_services.local.replay.cluster import Cluster
 from kedge_services.local.replay.stream import (
+    Label,
     Row,
     Stream,
     outcome_value,
@@ -157,36 +158,44 @@ def _release(
     # as any service can decide; an open one only where windows end.
     grid_ms = monitor.cell_ms if closed_loop else monitor.pane_ms
     value = request_value if closed_loop else prediction_value
-    topic = "requests" if closed_loop else "predictions"
-    sent: dict[str, list[Sent]] = {topic: [], "outcomes": []}
-    rows = 0
+    rows: list[Row] = []
+    labels: list[Label] = []
+    done = 0
 
     def drain() -> None:
         cluster.clock.now_ms = boundary_ms
-        for name, records in sent.items():
-            cluster.send_by_request(name, records)
-            records.clear()
-            if name == "predictions":
-                # Their labels need not wait for them in the join then.
-                cluster.step("panes")
+        cluster.send_by_request(
+            "requests" if closed_loop else "predictions",
+            [row.prediction_id for row in rows],
+            [value(row, monitor.model) for row in rows],
+            [row.arrival_ms for row in rows],
+        )
+        if not closed_loop:
+            # Labels need not wait for their predictions in the join then.
+            cluster.step("panes")
+        cluster.send_by_request(
+            "outcomes",
+            [label.prediction_id for label in labels],
+            [outcome_value(label, monitor.model) for label in labels],
+            [label.arrival_ms for label in labels],
+        )
+        rows.clear()
+        labels.clear()
         cluster.run()
         if not closed_loop:
             cluster.forget()
-        tell(rows)
+        tell(done)
 
     boundary_ms = cluster.clock()
     for what in live.arrivals():
-        at_ms = what.arrival_ms
-        while at_ms >= boundary_ms:
+        while what.arrival_ms >= boundary_ms:
             drain()
-            boundary_ms = _boundary(cluster, grid_ms, boundary_ms, at_ms)
+            boundary_ms = _boundary(cluster, grid_ms, boundary_ms, what.arrival_ms)
         if isinstance(what, Row):
-            rows += 1
-            event = value(what, monitor.model)
-            sent[topic].append(Sent(what.prediction_id, event, at_ms))
+            rows.append(what)
+            done += 1
         else:
-            event = outcome_value(what, monitor.model)
-            sent["outcomes"].append(Sent(what.prediction_id, event, at_ms))
+            labels.append(what)
     drain()
 
 
