@@ -242,6 +242,7 @@ class Demo:
     def _recounted(self, stage: Stage) -> Summary:
         """Give the figures as told on the way, held to a recount of the topics."""
         summary = self._summary(stage)
+        stage.tell("recount", "everything is counted again from the raw topics")
         report = stage.recount(summary.drift_started_ms)
         stage.watch(1.0)
         if not self._comes_to_rest:

@@ -8,8 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from kedge.client import Client
+from kedge.errors import QueueFull
 from kedge_services.local.demo.scenario import Row
 from kedge_services.local.files import FileRow
 
@@ -105,11 +107,14 @@ class Sender(threading.Thread):
             made = self._make(wanted, time.time_ns() // 1_000_000) if wanted > 0 else []
             ended = len(made) < wanted
             for arrival in made:
-                self._client.request(
-                    model=self._model,
-                    rows=[arrival.row.features],
-                    request_id=arrival.identity,
-                    event_time_ms=arrival.event_ms,
+                self._send(
+                    partial(
+                        self._client.request,
+                        model=self._model,
+                        rows=[arrival.row.features],
+                        request_id=arrival.identity,
+                        event_time_ms=arrival.event_ms,
+                    )
                 )
                 self.requests_sent += 1
                 due = time.monotonic() + arrival.delay_s
@@ -124,10 +129,26 @@ class Sender(threading.Thread):
     def _send_due(self, now: float) -> None:
         while self._due and self._due[0][0] <= now:
             arrival = heapq.heappop(self._due)[2]
-            self._client.outcome(
-                arrival.identity, arrival.row.label, event_time_ms=arrival.label_ms
+            self._send(
+                partial(
+                    self._client.outcome,
+                    arrival.identity,
+                    arrival.row.label,
+                    event_time_ms=arrival.label_ms,
+                )
             )
             self.outcomes_sent += 1
+
+    @staticmethod
+    def _send(send: Callable[[], object]) -> None:
+        """Send one event; while too many wait for Kafka, so do we."""
+        while True:
+            try:
+                send()
+            except QueueFull:
+                time.sleep(_TICK_S)
+            else:
+                return
 
     def stop(self) -> None:
         """Send no more requests; the outcomes of those sent still follow."""

@@ -9,7 +9,7 @@ from typing import Any
 from kedge_services.local.recount.bins import Reference
 from kedge_services.local.recount.joining import Joined, Predicted
 from kedge_services.local.recount.panes import Deltas, absolute_error
-from kedge_services.local.recount.plain import Findings
+from kedge_services.local.recount.plain import Findings, Record
 
 __all__ = ["compare_evidence", "compare_pairs"]
 
@@ -70,11 +70,10 @@ def compare_evidence(versions: Sequence[VersionRecord], deltas: Deltas, findings
         if "challenger" not in evidence:
             continue
         who = (version["model"], evidence["champion"], evidence["challenger"])
-        began_ms = max(
-            (at_ms for earlier, at_ms in versions[:at] if _opens(earlier, who)), default=0
-        )
+        earlier = versions[:at]
+        began_ms = max((at_ms for v, at_ms in earlier if _opens(v, who)), default=0)
         sums, starts = [(0, 0, 0)], {(0, 0, 0)}
-        for record, _, differences in deltas.pairs.get(who, ()):
+        for record, differences in _pairs_of(who, earlier, deltas):
             n, wins, losses = sums[-1]
             total = (
                 n + sum(differences.values()),
@@ -92,6 +91,29 @@ def compare_evidence(versions: Sequence[VersionRecord], deltas: Deltas, findings
             f"{'/'.join(who)}, sequence {version['sequence']}",
             stated if starts & possible else f"a sum of deltas, {sums[-1]} in all", stated,
         )  # fmt: skip
+
+
+def _pairs_of(
+    who: Who, earlier: Sequence[VersionRecord], deltas: Deltas
+) -> list[tuple[Record, dict[int, int]]]:
+    """Give the pairs of a contest as they came, by what the challenger's loss is the smaller.
+
+    A former champion may go on answering in the place of its successor; while it
+    is watched these pairs count too, turned round, from the promotion on.
+    """
+    model, champion, challenger = who
+    found = [(record, differences) for record, _, differences in deltas.pairs.get(who, ())]
+    last = {v["version"]: v for v, _ in earlier if v["model"] == model}
+    shadow = (model, challenger, "shadow")
+    entered = [v for v, _ in earlier if (v["model"], v["version"], v["status"]) == shadow]
+    if entered and entered[-1].get("evidence", {}).get("decision") == "watch":
+        promoted_ms = last[champion]["changed_ms"]
+        found += [
+            (record, {-d: count for d, count in differences.items()})
+            for record, start_ms, differences in deltas.pairs.get((model, challenger, champion), ())
+            if start_ms >= promoted_ms
+        ]
+    return sorted(found, key=lambda pair: pair[0].offset)
 
 
 def _opens(version: Mapping[str, Any], who: Who) -> bool:
