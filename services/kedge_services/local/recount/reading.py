@@ -23,6 +23,14 @@ __all__ = ["KafkaLog"]
 #: Declared as a mapping or a list; it is a list.
 _headers: Callable[[Message], Any] = Message.headers
 
+#: Of a topic that was created just now, or a broker that comes back.
+_PASSING = {
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError._TRANSPORT,  # noqa: SLF001
+    KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
+}
 _BATCH = 5_000
 _TIMEOUT_S = 30.0
 _POLL_S = 0.02
@@ -51,6 +59,9 @@ class KafkaLog:
 
     def __init__(self, properties: Mapping[str, Any], *, prefix: str = "kedge.") -> None:
         self._consumer = Consumer({**_PROPERTIES, **properties})
+        # To who reads committed records, a topic ends before the first open transaction.
+        everything = {"isolation.level": "read_uncommitted"}
+        self._ends = Consumer({**_PROPERTIES, **properties, **everything})
         self._prefix = prefix
 
     def __enter__(self) -> Self:
@@ -58,6 +69,7 @@ class KafkaLog:
 
     def __exit__(self, *_: object) -> None:
         self._consumer.close()
+        self._ends.close()
 
     def partitions(self, topic: str) -> int:
         """Give the number of a topic's partitions.
@@ -86,9 +98,7 @@ class KafkaLog:
         name = self._prefix + topic
         ends: dict[int, int] = {}
         for number in range(self.partitions(topic)):
-            first, end = self._consumer.get_watermark_offsets(
-                TopicPartition(name, number), timeout=_TIMEOUT_S
-            )
+            first, end = self._bounds(TopicPartition(name, number))
             if first < end:
                 ends[number] = end
         self._consumer.assign([TopicPartition(name, number, OFFSET_BEGINNING) for number in ends])
@@ -98,6 +108,8 @@ class KafkaLog:
                 quiet_since = time.monotonic()
                 if (error := message.error()) is None:
                     yield _record(topic, message)
+                elif error.code() in _PASSING:
+                    continue
                 elif error.code() != KafkaError._PARTITION_EOF:  # noqa: SLF001
                     raise KafkaException(error)
                 # An end before the one there was at the beginning: a transaction is open.
@@ -109,6 +121,19 @@ class KafkaLog:
                     f"{', '.join(map(str, sorted(ends)))}: does a transaction stay open?"
                 )
         self._consumer.unassign()
+
+    def _bounds(self, partition: TopicPartition) -> tuple[int, int]:
+        """Give a partition's first offset and its end, read-uncommitted."""
+        deadline = time.monotonic() + _TIMEOUT_S
+        while True:
+            try:
+                first, end = self._ends.get_watermark_offsets(partition, timeout=_TIMEOUT_S)
+            except KafkaException as error:
+                if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_S)
+            else:
+                return int(first), int(end)
 
 
 def _record(topic: str, message: Message) -> Record:
