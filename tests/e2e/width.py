@@ -37,7 +37,7 @@ DISORDER_MS, LABEL_DELAY_MS = 10 * SECOND_MS, 3 * MINUTE_MS
 HORIZON_MS = 20 * MINUTE_MS
 #: One in ten is never labelled.
 UNLABELLED = 9
-BURSTS = 3
+BURSTS = 2
 #: Event time of `clicks`, whose traffic takes as long as its event time says.
 CLICKS_MS = 3 * SECOND_MS
 CLICKS_ROWS = 180
@@ -133,6 +133,8 @@ class Traffic:
         self.main.sort(key=lambda sent: sent.at)
         #: The last records of each model move its watermarks beyond all the others.
         self.ends = {model: self._ends(model) for model in ("ads", "credit", "prices", "claims")}
+        #: What was sent only so that a model is not idle.
+        self.beats: list[Sent] = []
 
     # ------------------------------------------------------------ declarations
 
@@ -239,7 +241,7 @@ class Traffic:
                 yield Sent(at_ms / self.span_ms, topic, event)
 
     def _credit(self) -> Iterable[Sent]:
-        """Send a third at a time: predictions at once, after them the outcomes due by then."""
+        """Send a half at a time: predictions at once, after them the outcomes due by then."""
         bursts: dict[int, list[Sent]] = defaultdict(list)
         for predictions, outcome in self._rows("credit", self._number(), self.span_ms, ("c1",)):
             events = [("predictions", p) for p in predictions]
@@ -247,7 +249,7 @@ class Traffic:
             for topic, event in events:
                 after_ms = event["event_time_ms"] - self.first_ms["credit"]
                 burst = min(BURSTS, after_ms * BURSTS // self.span_ms)
-                bursts[burst].append(Sent((burst + 0.5) / BURSTS, topic, event))
+                bursts[burst].append(Sent(min(1.05, (burst + 0.5) / BURSTS), topic, event))
         for burst in bursts.values():
             burst.sort(key=lambda sent: (sent.topic != "predictions", sent.event["event_time_ms"]))
             yield from burst
@@ -295,12 +297,24 @@ class Traffic:
             number += 1
         return [sent for pair in found.values() for sent in pair]
 
+    def beat(self) -> Sent:
+        """Give one more record of `prices`, where the outcome waits that is nobody's."""
+        wanted = request_partition("anyone", self.partitions)
+        last = next(s for s in self.ends["prices"] if s.topic == "predictions")
+        number = int(self.beats[-1].key.rpartition("-")[2]) + 1 if self.beats else 0
+        while request_partition(f"prices-beat-{number}", self.partitions) != wanted:
+            number += 1
+        event = last.event | {"prediction_id": f"prices-beat-{number}"}
+        self.beats.append(Sent(3.0, "predictions", event))
+        return self.beats[-1]
+
     def _number(self) -> int:
         return self.rows * self.span_ms // HOUR_MS
 
     @property
     def all(self) -> list[Sent]:
-        return [*self.main, *(sent for end in self.ends.values() for sent in end)]
+        ends = (sent for end in self.ends.values() for sent in end)
+        return [*self.main, *ends, *self.beats]
 
     def end_ms(self, model: str) -> int:
         """Give the end of a model's traffic."""
