@@ -21,11 +21,12 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## the whole loop on a local Kafka, with traffic that drifts
 	$(BIN)/kedge demo
 
-# The demo and everything under the supervisor come last and alone: they have the machine to themselves.
+# Three workers on two cores, as many tests wait for Kafka.  The demo and everything
+# under the supervisor come last and alone: they have the machine to themselves.
 ALONE := $(addprefix tests/e2e/,test_demo.py test_kill.py test_up.py)
 
 test: $(STAMP) lint  ## lint, types and all tests
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ALONE:%=--ignore %)
+	$(BIN)/pytest --numprocesses 3 --dist loadfile $(ALONE:%=--ignore %)
 	$(BIN)/pytest $(ALONE)
 
 test-long: $(STAMP)  ## what takes longer than a cup of coffee

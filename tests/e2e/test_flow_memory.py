@@ -248,7 +248,9 @@ def test_the_number_of_partitions_changes_nothing(
 
 # Commits go round the services, so the number of calls before the crash decides whose it is.
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("after", [0, 1, 2, 3, 4, 23])
+@pytest.mark.parametrize(
+    "after", [0, 3, 23, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 2, 4))]
+)
 def test_a_crash_at_any_step_of_a_commit_changes_nothing(
     undisturbed: World, tmp_path: Path, step: Step, after: int
 ) -> None:

@@ -131,7 +131,7 @@ def through_kafka(kafka: LocalBroker, partitions: int, tmp_path: Path) -> list[d
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize("partitions", [1, 8])
+@pytest.mark.parametrize("partitions", [8, pytest.param(1, marks=pytest.mark.long)])
 def test_final_windows_are_those_of_the_replay(
     kafka: LocalBroker, replayed: bytes, partitions: int, tmp_path: Path
 ) -> None:

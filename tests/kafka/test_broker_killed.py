@@ -105,6 +105,7 @@ class Interrupting:
         return self.backend.partitions(topic)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rig", [pytest.param("kafka", marks=pytest.mark.kafka)], indirect=True)
 def test_a_broker_that_is_killed_and_comes_back_leaves_no_trace(
     listing: Service, driver: Driver, rig: Rig, kafka: Phoenix

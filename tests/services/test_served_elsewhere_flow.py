@@ -229,7 +229,9 @@ def test_the_promoted_version_goes_back_when_the_one_that_still_answers_is_bette
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("after", [0, 1, 6, 101])
+@pytest.mark.parametrize(
+    "after", [1, 101, *(pytest.param(n, marks=pytest.mark.long) for n in (0, 6))]
+)
 def test_a_crash_at_any_step_of_a_commit_changes_nothing(
     undisturbed: World, tmp_path: Path, step: Step, after: int
 ) -> None:
