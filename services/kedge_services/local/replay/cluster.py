@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
+
+import msgspec
 
 from kedge.codec import encode
 from kedge.monitor import Monitor
@@ -32,6 +33,7 @@ from kedge_services.windows.service import make as make_windows
 __all__ = ["Cluster"]
 
 
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 #: Turns a service takes at once; a service needs a few to join its group.
 _TURNS = 4
 #: Rounds after which services that still move are taken to go round in circles.
@@ -205,7 +207,7 @@ class Cluster:
 
     def events(self, topic: str) -> list[dict[str, Any]]:
         """Give all events of a topic, by partition and offset."""
-        return [json.loads(r.value) for r in self.broker.records(topic) if r.value is not None]
+        return [_decode(r.value) for r in self.broker.records(topic) if r.value is not None]
 
     # ------------------------------------------------------------------ pieces
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kedge_services.local.replay.scores import Scores, answers_of, score
 from kedge_services.local.replay.simulation import Run, Span
 
@@ -19,7 +21,6 @@ FILES = ("windows", "alerts", "retrain-requests", "model-versions", "dead-letter
 #: Fields of a window that say how it was sent, not what is in it.
 _OF_SENDING = ("revision", "labelled_total")
 Event = dict[str, Any]
-_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def write(results: Results, out: Path, *, page: str, cost: Mapping[str, float]) 
 
 def to_line(event: Event) -> str:
     """Give an event as it is written, the same whatever it was read from."""
-    return _encode(event) + "\n"
+    return msgspec.json.encode(event).decode() + "\n"
 
 
 def _time(alert: Event) -> int:

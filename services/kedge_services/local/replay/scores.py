@@ -123,7 +123,8 @@ def answers_of(predictions: Iterable[tuple[str, Mapping[str, Any] | None]]) -> d
 
 
 def _miss(answer: Scalar, label: Scalar) -> float:
-    return float(label_text(answer) != label_text(label))
+    # The same text needs no comparison of how else it may be written.
+    return 0.0 if answer is label else float(label_text(answer) != label_text(label))
 
 
 def _error(answer: Scalar, label: Scalar) -> float:
