@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kedge import Monitor
 from kedge.errors import UsageError
+from kedge_services.local.replay.simulation import simulate
 from kedge_services.local.replay.stream import Label
 from kedge_services.local.replay.topics import stream_of_topics
 from kedge_services.runtime.memory import ManualClock, MemoryBroker
+from kedge_services.runtime.settings import Settings
 
 MONITOR = Monitor.model_validate(
     {
@@ -113,3 +116,23 @@ def test_late_records_are_put_aside_as_live() -> None:
 def test_an_empty_range_is_a_sentence() -> None:
     with pytest.raises(UsageError, match="no prediction of model m"):
         stream_of_topics(broker(), MONITOR)
+
+
+def test_the_version_that_serves_is_the_champion_though_a_shadow_came_first(
+    tmp_path: Path,
+) -> None:
+    kafka = broker()
+    for number in range(300):
+        name, at = f"r{number}", 1_000 + number * 1_000
+        for version, role in (("2", "shadow"), ("1", "champion")):
+            predict(kafka, name, time_ms=at, at_ms=at, version=version, role=role)
+    run = simulate(
+        stream_of_topics(kafka, MONITOR),
+        MONITOR,
+        Settings(artefacts=str(tmp_path)),
+        closed_loop=False,
+        partitions=2,
+    )
+    with run.cluster:
+        standing = [(v["version"], v["status"]) for v in run.cluster.events("model-versions")]
+    assert standing == [("1", "champion")]

@@ -84,7 +84,8 @@ def kind_of_file(path: Path) -> Literal["csv", "ndjson", "parquet"]:
         There is no such file, or its name says nothing that is known.
     """
     if not path.is_file():
-        raise UsageError(f"{path}: no such file")
+        what = "is a directory, not a file" if path.is_dir() else "no such file"
+        raise UsageError(f"{path}: {what}")
     name = path.name.lower()
     if name.endswith((".parquet", ".pq")):
         return "parquet"

@@ -189,8 +189,10 @@ class Cluster:
         is decided by windows and alerts alone.
         """
         model = self.monitor.model
-        for partition in range(self.settings.request_partitions):
-            last = self._last_progress(partition)
+        events = (e for e in self.events("panes") if e.get("type") == "progress")
+        newest = {event["partition"]: event for event in events}
+        for partition, event in sorted(newest.items()):
+            last = Progress.model_validate(event)
             ended = last.model_copy(
                 update={
                     "sequence": last.sequence + 1,
@@ -227,9 +229,3 @@ class Cluster:
         until_ms = self.clock() + self._training_ms
         self.ends_ms.append(until_ms)
         return _Timed(job, self.clock, until_ms)
-
-    def _last_progress(self, partition: int) -> Progress:
-        return Progress.model_validate(self._newest_progress()[partition])
-
-    def _newest_progress(self) -> dict[int, dict[str, Any]]:
-        return {e["partition"]: e for e in self.events("panes") if e.get("type") == "progress"}

@@ -123,7 +123,9 @@ def simulate(
             warm_up, monitor, cluster.artefacts, allow=settings.trainer.allow
         )
     else:
-        candidate = served_elsewhere(warm_up, monitor, version=live.rows[0].version)
+        # A stream of nothing but shadows has no champion; then the first version counts.
+        serves = live.champions().rows or live.rows
+        candidate = served_elsewhere(warm_up, monitor, version=serves[0].version)
     cluster.send_by_model("monitors", monitor.model, encode(monitor))
     cluster.send_by_model("candidates", candidate.request_id, encode(candidate))
     cluster.run()
