@@ -102,7 +102,10 @@ class Example(Event):
 
 
 class Measure(Contract):
-    """One number of a window, with its interval and the threshold it is held to."""
+    """One number of a window, with its interval and the threshold it is held to.
+
+    Without ``value`` there is none to give, and ``note`` says why.
+    """
 
     name: str
     feature: str | None = None
@@ -112,6 +115,7 @@ class Measure(Contract):
     n: int
     threshold: float | None = None
     evidence: float | None = None
+    note: str | None = None
 
 
 class Detection(Contract):

@@ -7,9 +7,19 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from kedge.base import Contract, Event, Name, PaneKind
 
-__all__ = ["FeatureReference", "ModelClock", "Pane", "PaneSource", "Progress", "Reference"]
+__all__ = [
+    "Calibrator",
+    "FeatureReference",
+    "ModelClock",
+    "Pane",
+    "PaneSource",
+    "Progress",
+    "Reference",
+]
 
 
 class PaneSource(Contract):
@@ -80,9 +90,12 @@ class FeatureReference(Contract):
     Numeric: ``counts[i]`` is the number of values in ``(cuts[i-1], cuts[i]]``,
     ``len(counts) == len(cuts) + 1``.  Categorical: ``counts[i]`` belongs to
     ``categories[i]`` (top categories, most frequent first), followed by one
-    count for all other known categories; ``others`` lists those.  ``below`` and
-    ``above`` count values beyond ``min`` and ``max``, which are zero unless the
-    range was fixed before the rows were counted (learnt references).
+    count for all other known categories; ``others`` lists those, ``f1`` is the number
+    of categories seen once.  ``blocks`` are the same counts in contiguous parts of the
+    reference.  ``below`` and ``above`` count values beyond ``min`` and ``max``, which are
+    zero unless the range was fixed before the rows were counted (learnt references).
+    ``total_z``, ``squares_z`` and ``clipped`` are the sums of z = (value - centre) / step,
+    rounded and clipped.
     """
 
     kind: Literal["numeric", "categorical"]
@@ -99,16 +112,37 @@ class FeatureReference(Contract):
     above: int = 0
     min: float | None = None
     max: float | None = None
+    centre: float = 0.0
+    step: float = Field(default=1.0, gt=0)
+    total_z: int = 0
+    squares_z: int = 0
+    clipped: int = 0
     f1: int = 0
     blocks: list[list[int]] = []
+
+
+class Calibrator(Contract):
+    """An isotonic map from a score to the share of positives: linear between ``x``.
+
+    ``error`` is the expected calibration error that is left on the later half of the
+    reference, with the map of the earlier half.  Without points scores stay as they are.
+    """
+
+    x: list[float] = []
+    y: list[float] = []
+    error: float
 
 
 class Reference(Event):
     """The data a version is held to: counts on fixed cuts, immutable.
 
     ``reference_id`` is the sha256 of the canonical JSON of the counted parts.
+    ``outside`` counts rows that lie outside by the rule of live rows.
     ``loss`` holds ``n`` and ``errors`` of labelled held-out rows (0/1 loss) or,
-    for regression, ``n``, ``sum`` and ``sum_of_squares`` of the absolute error.
+    for regression, ``n``, ``sum`` and ``sum_of_squares`` of the absolute error,
+    and ``loss_cuts`` are the quantiles of that error, with ``loss_counts`` errors
+    in ``(loss_cuts[i-1], loss_cuts[i]]``.  ``blocks`` of a feature are in the order
+    of event time where ``is_ordered``.
     """
 
     reference_id: Name
@@ -122,4 +156,9 @@ class Reference(Event):
     score: FeatureReference | None = None
     label: FeatureReference | None = None
     loss: dict[str, float] | None = None
+    loss_cuts: list[float] = []
+    loss_counts: list[int] = []
+    outside: int = 0
+    calibrator: Calibrator | None = None
+    is_ordered: bool = True
     lineage: dict[str, Any] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,11 +14,25 @@ from hypothesis import strategies as st
 
 from kedge.base import Scalar, label_text
 from kedge.panes import FeatureReference, Reference
-from kedge_services.core.binning import Binner, bin_values, output_label, output_score
-from kedge_services.core.deltas import FeatureCounts
+from kedge_services.core.binning import (
+    MOST_STEPS,
+    Binner,
+    FeatureBinner,
+    bin_values,
+    output_label,
+    output_score,
+)
+from kedge_services.core.sketches import FeatureCounts
 
 NUMERIC = FeatureReference(
-    kind="numeric", cuts=[-1.5, 0.0, 2.0, 2.5], counts=[1, 1, 1, 1, 1], total=5, min=-2.0, max=3.0
+    kind="numeric",
+    cuts=[-1.5, 0.0, 2.0, 2.5],
+    counts=[1, 1, 1, 1, 1],
+    total=5,
+    min=-2.0,
+    max=3.0,
+    centre=0.5,
+    step=0.25,
 )
 CATEGORICAL = FeatureReference(
     kind="categorical",
@@ -63,6 +78,13 @@ def oracle(reference: FeatureReference, values: Sequence[Scalar | None]) -> Feat
             counts.bins[bisect_left(reference.cuts, number)] += 1
             counts.below += number < reference.min
             counts.above += number > reference.max
+            counts.min = number if counts.min is None else min(counts.min, number)
+            counts.max = number if counts.max is None else max(counts.max, number)
+            z = (Fraction(number) - Fraction(reference.centre)) / Fraction(reference.step)
+            counts.clipped += abs(z) > MOST_STEPS
+            steps = round(max(Fraction(-MOST_STEPS), min(Fraction(MOST_STEPS), z)))
+            counts.total_z += steps
+            counts.squares_z += steps * steps
     return counts
 
 
@@ -82,6 +104,15 @@ def test_adding_equals_counting_the_concatenation(
     counts = bin_values(reference, left)
     counts.add(bin_values(reference, right))
     assert counts.encode() == bin_values(reference, left + right).encode()
+
+
+@given(st.sampled_from([NUMERIC, CATEGORICAL]), st.lists(scalars))
+def test_what_is_outside_is_what_is_counted_below_above_or_unseen(
+    reference: FeatureReference, values: list[Scalar | None]
+) -> None:
+    outside = FeatureBinner(reference).is_outside(values)
+    alone = [bin_values(reference, [value]) for value in values]
+    assert outside.tolist() == [bool(c.below or c.above or c.unseen) for c in alone]
 
 
 def test_an_array_of_floats_counts_like_the_list() -> None:

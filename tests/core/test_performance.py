@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from kedge import Measure
-from kedge_services.core.deltas import FIXED_POINT, PerformanceDelta
+from kedge_services.core.deltas import PerformanceDelta
 from kedge_services.core.performance import coverage, label_drift, performance_measures, wilson
 from kedge_services.core.references import describe
+from kedge_services.core.sketches import FIXED_POINT
 
 
 def counted(labels: Sequence[str], predicted: Sequence[str]) -> PerformanceDelta:

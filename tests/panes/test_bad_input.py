@@ -167,8 +167,10 @@ def test_duplicates_are_counted_once_and_put_aside_never(panes: Driver) -> None:
     assert panes.fates("outcomes") == {"matched": 1, "duplicate": 2}
     assert not panes.dead_letters()
     (performance,) = [d for k, d in panes.sums().items() if k[0] == "performance"]
+    assert performance.pop("scores")["negative"] == [1]
     assert performance == {
-        "predicted": 1, "labelled": 1, "served": 1, "confusion": {"ok": {"ok": 1}}
+        "predicted": 1, "labelled": 1, "served": 1, "confusion": {"ok": {"ok": 1}},
+        "answers": {"ok": 1},
     }  # fmt: skip
 
 

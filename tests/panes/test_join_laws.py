@@ -69,7 +69,8 @@ def scenarios(draw: st.DrawFn) -> Scenario:
                 "role": "champion" if version == "1" else "shadow",
                 "event_time_ms": time_ms,
                 "features": {"amount": i},
-                "output": {"label": chance.choice(["ok", "fraud"])},
+                "output": {"label": chance.choice(["ok", "fraud"])}
+                | chance.choice([{}, {"score": 0.25}, {"score": 0.93}]),
                 "segments": chance.choice([{}, {"region": "NO"}, {"region": "SE", "x": 1}]),
             }
         )
@@ -162,15 +163,24 @@ def oracle(scenario: Scenario) -> tuple[dict[Any, Any], dict[str, Any], dict[str
         for segment in segments:
             delta = sums["performance", version, segment, *pane(t), ""]
             delta["predicted"] += 1
+            delta["answers", p["output"]["label"]] += 1
             if known:
                 delta["labelled"] += 1
                 delta["served"] += p.get("role", "champion") == "champion"
                 delta["confusion", known.said, known.answered] += 1
+                if (score := p["output"].get("score")) is not None:
+                    is_fraud = known.said == "fraud"
+                    side = "positive" if is_fraud else "negative"
+                    delta[side, int(score * 100)] += 1
+                    delta["total", int(score * 100)] += round(score * (1 << 30))
+                    delta["squares"] += round((score - is_fraud) ** 2 * (1 << 30))
+                    delta["fourths"] += round((score - is_fraud) ** 4 * (1 << 30))
         if known:
             at_ms = max(t, known.first["event_time_ms"])
             cell = sums["labels", version, "", *pane(at_ms, CELL), ""]
             cell["labelled"] += 1
             cell["loss"] += (known.first["label"] != known.answered) << 30
+            cell["confusion", known.first["label"], known.answered] += 1
         champion = truths.get((name, "1"))
         if version != "1" and champion and known:
             pair = sums["pair", version, "", *pane(champion.time_ms), "1"]
@@ -191,8 +201,14 @@ def flat(panes: Driver) -> dict[Any, dict[Any, int]]:
             if name == "confusion":
                 for said, row in value.items():
                     counts |= {(name, said, answered): n for answered, n in row.items()}
-            elif name == "differences":
-                counts |= {(name, difference): n for difference, n in value.items()}
+            elif name in {"differences", "answers"}:
+                counts |= {(name, key): n for key, n in value.items()}
+            elif name == "scores":
+                bins = value.pop("bins", [])
+                for part in ("positive", "negative", "total"):
+                    column = zip(bins, value.pop(part, []), strict=True)
+                    counts |= {(part, at): n for at, n in column if n}
+                counts |= value
             elif name not in {"champion", "sample"}:
                 counts[name] = value
         result[kind, version, segment, start, end, champion] = counts

@@ -19,7 +19,6 @@ from kedge.codec import decode, encode
 from kedge.panes import ModelClock, PaneSource
 from kedge_services.core.binning import Binner
 from kedge_services.core.deltas import (
-    FIXED_POINT,
     Delta,
     DriftDelta,
     LabelsDelta,
@@ -27,6 +26,7 @@ from kedge_services.core.deltas import (
     PerformanceDelta,
 )
 from kedge_services.core.references import build_reference
+from kedge_services.core.sketches import FIXED_POINT
 from kedge_services.runtime.ports import Batch, Produce, TaskContext
 from kedge_services.runtime.settings import Settings
 from kedge_services.windows.service import make

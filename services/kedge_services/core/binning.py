@@ -17,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kedge.base import Scalar, label_text
-from kedge.panes import FeatureReference, Reference
-from kedge_services.core.deltas import DriftDelta, FeatureCounts
+from kedge.panes import Calibrator, FeatureReference, Reference
+from kedge_services.core.deltas import DriftDelta
+from kedge_services.core.sketches import FeatureCounts, LatencyCounts, ScoreCounts
 
 __all__ = [
     "Binner",
     "FeatureBinner",
     "bin_values",
+    "calibrated",
     "finite_numbers",
     "output_label",
     "output_score",
@@ -31,7 +33,13 @@ __all__ = [
 
 Values = Sequence[Scalar | None] | NDArray[np.float64]
 
+#: Moments clip values that lie further from the centre, in steps.
+MOST_STEPS = 1 << 20
+#: So many squares of clipped steps (2**40 each) add exactly as floats.
+_EXACT_ROWS = 1 << 12
+
 _NUMBERS = frozenset({float, int, bool, type(None)})
+_FLOATS = _NUMBERS - {type(None)}
 _SCALARS = frozenset({float, int, bool, str, type(None)})
 
 
@@ -44,12 +52,13 @@ class FeatureBinner:
         The bins: cuts and range, or categories.
     """
 
-    __slots__ = ("_cuts", "_index", "_max", "_min", "_size")
+    __slots__ = ("_centre", "_cuts", "_index", "_max", "_min", "_size", "_step")
 
     def __init__(self, reference: FeatureReference) -> None:
         self._cuts: NDArray[np.float64] | None = None
         self._index: dict[str, int] = {}
         self._min, self._max = reference.min, reference.max
+        self._centre, self._step = reference.centre, reference.step
         if reference.kind == "numeric":
             self._cuts = np.asarray(reference.cuts, dtype=np.float64)
             self._size = self._cuts.size + 1
@@ -92,7 +101,7 @@ class FeatureBinner:
             if self._max is None
             else finite.size - int(finite.searchsorted(self._max, side="right"))
         )
-        return FeatureCounts(
+        counts = FeatureCounts(
             bins,
             null=null,
             nan=not_numbers,
@@ -101,6 +110,46 @@ class FeatureBinner:
             below=below,
             above=above,
         )
+        if finite.size:
+            # Adding 0.0 gives zero one spelling, whichever sign came first.
+            counts.min, counts.max = float(finite[0]) + 0.0, float(finite[-1]) + 0.0
+            self._add_moments(counts, finite)
+        return counts
+
+    def _add_moments(self, counts: FeatureCounts, finite: NDArray[np.float64]) -> None:
+        with np.errstate(over="ignore"):
+            z = (finite - self._centre) / self._step
+        far = np.abs(z) > MOST_STEPS
+        if far.any():
+            counts.clipped = int(far.sum())
+            z = np.clip(z, -MOST_STEPS, MOST_STEPS)
+        # Integers below 2**53 add exactly in floats, in whatever order.
+        z = np.rint(z)
+        counts.total_z = int(z.sum())
+        counts.squares_z = _exact_sum(z * z)
+
+    def is_outside(self, values: Values) -> NDArray[np.bool_]:
+        """Say of every value whether it is beyond the reference's range, or unseen in it.
+
+        What is no value of the feature at all (null, not finite, a wrong type) is not.
+        """
+        if self._cuts is None:
+            index = self._index
+            return np.fromiter(
+                (
+                    type(v) in _SCALARS
+                    and v is not None
+                    and not (isinstance(v, float) and not math.isfinite(v))
+                    and label_text(v) not in index
+                    for v in values
+                ),
+                dtype=np.bool_,
+                count=len(values),
+            )
+        low = -math.inf if self._min is None else self._min
+        high = math.inf if self._max is None else self._max
+        array = _aligned(values)
+        return np.isfinite(array) & ((array < low) | (array > high))
 
     def _count_categories(self, values: Values) -> FeatureCounts:
         counts = self.zero()
@@ -127,16 +176,23 @@ class Binner:
     Parameters
     ----------
     reference
-        Its features, prediction and score; the features are those that panes
-        of its series count.
+        Its features, prediction and score.
+    declared
+        The features to count, in this order; None: all of the reference.
     """
 
-    __slots__ = ("features", "prediction", "score")
+    __slots__ = ("_calibrator", "features", "prediction", "score")
 
-    def __init__(self, reference: Reference) -> None:
-        self.features = {name: FeatureBinner(f) for name, f in reference.features.items()}
+    def __init__(self, reference: Reference, declared: Sequence[str] | None = None) -> None:
+        names = reference.features if declared is None else declared
+        self.features = {
+            name: FeatureBinner(reference.features[name])
+            for name in names
+            if name in reference.features
+        }
         self.prediction = _optional(reference.prediction)
         self.score = _optional(reference.score)
+        self._calibrator = reference.calibrator
 
     def count(
         self,
@@ -144,22 +200,62 @@ class Binner:
         *,
         rows: int,
         predictions: Values | None = None,
-        scores: Values | None = None,
+        scores: Sequence[float | None] | None = None,
+        answers: Sequence[str | float | None] | None = None,
+        latencies: Sequence[float | None] | None = None,
     ) -> DriftDelta:
-        """Count ``rows`` rows given as columns; a feature without a column is all null."""
+        """Count ``rows`` rows given as columns; a feature without a column is all null.
+
+        Parameters
+        ----------
+        answers
+            By which scores are told apart: the classes' texts, as performance
+            compares them with labels.
+        latencies
+            In ms, where they are known.
+        """
         delta = DriftDelta(rows=rows)
+        outside: NDArray[np.bool_] | None = None
         for name, binner in self.features.items():
             column = columns.get(name)
             if column is None:
                 delta.features[name] = binner.zero()
                 delta.features[name].null = rows
-            else:
-                delta.features[name] = binner.count(column)
+                continue
+            counts = delta.features[name] = binner.count(column)
+            if counts.below or counts.above or counts.unseen:
+                mine = binner.is_outside(column)
+                outside = mine if outside is None else outside | mine
+        delta.outside = 0 if outside is None else int(outside.sum())
         if self.prediction is not None and predictions is not None:
             delta.prediction = self.prediction.count(predictions)
         if self.score is not None and scores is not None:
             delta.score = self.score.count(scores)
+            if answers is not None:
+                delta.scores = self._by_answer(answers, scores)
+        if latencies is not None:
+            delta.latency = LatencyCounts.of(latencies)
         return delta
+
+    def _by_answer(
+        self, answers: Sequence[str | float | None], scores: Sequence[float | None]
+    ) -> dict[str, ScoreCounts]:
+        groups: dict[str, list[float]] = {}
+        for answer, score in zip(answers, scores, strict=True):
+            if isinstance(answer, str) and score is not None and math.isfinite(score):
+                groups.setdefault(answer, []).append(score)
+        return {
+            answer: ScoreCounts.of(calibrated(self._calibrator, np.array(group)))
+            for answer, group in sorted(groups.items())
+        }
+
+
+def calibrated(calibrator: Calibrator | None, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give the shares of positives that scores stand for; without a map the scores."""
+    if calibrator is None or not calibrator.x:
+        return scores
+    shares: NDArray[np.float64] = np.interp(scores, calibrator.x, calibrator.y)
+    return shares
 
 
 def bin_values(reference: FeatureReference, values: Values) -> FeatureCounts:
@@ -227,7 +323,23 @@ def _numbers(values: Values) -> tuple[NDArray[np.float64], int, int, int]:
     return array, null, type_error, too_large
 
 
-def _fits(value: int) -> bool:
+def _aligned(values: Values) -> NDArray[np.float64]:
+    """Give one float for every value, in place; NaN for what is no float."""
+    if isinstance(values, np.ndarray):
+        return values.astype(np.float64)
+    return np.array(
+        [v if type(v) in _FLOATS and _fits(v) else math.nan for v in values],  # type: ignore[arg-type]
+        dtype=np.float64,
+    )
+
+
+def _exact_sum(values: NDArray[np.float64]) -> int:
+    return sum(
+        int(values[at : at + _EXACT_ROWS].sum()) for at in range(0, values.size, _EXACT_ROWS)
+    )
+
+
+def _fits(value: float) -> bool:
     try:
         float(value)
     except OverflowError:

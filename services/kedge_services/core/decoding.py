@@ -59,6 +59,7 @@ class PredictionRow(Protocol):
     output: OutputRow | None
     segments: dict[str, Scalar]
     features: Struct
+    latency_ms: float | None
 
 
 class OutcomeRow(Struct, gc=False):
@@ -150,6 +151,7 @@ class ModelColumns:
             else OutputRow(output.label, output.score, _finite(output.scores), output.value),
             role=event.role,
             segments=dict(event.segments),
+            latency_ms=event.latency_ms,
         )
         return row
 

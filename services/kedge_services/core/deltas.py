@@ -7,11 +7,12 @@ order), ``encode`` (JSON data for ``Pane.counts``) and ``decode``:
 kind        counts
 =========== =================================================================
 drift       rows and, per feature, :class:`FeatureCounts` on the reference's
-            bins; the same for the prediction and its score
-performance rows predicted and labelled; confusion matrix, or for regression
-            sums of errors.  Negative where a corrected label takes the old
-            contribution out
-labels      rows labelled and their loss, in a cell of label time
+            bins; the same for the prediction and its score; calibrated scores by
+            answer, latencies, a projection of whole rows
+performance rows predicted and labelled; confusion matrix and scores, or for
+            regression sums of errors.  Negative where a corrected label takes
+            the old contribution out
+labels      rows labelled and their losses, in a cell of label time
 pair        histogram of the loss difference of two versions on the same ids
 learning    rows, and of those the ones with the smallest hashes
 =========== =================================================================
@@ -21,18 +22,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kedge_services.core.sketches import (
+    FeatureCounts,
+    LabelledScores,
+    LatencyCounts,
+    ScoreCounts,
+)
+
 __all__ = [
-    "FIXED_POINT",
     "LOSS_STEPS",
     "SAMPLE_ROWS",
     "Delta",
     "DriftDelta",
-    "FeatureCounts",
     "LabelsDelta",
     "LearningDelta",
     "PairDelta",
@@ -40,99 +46,44 @@ __all__ = [
     "decode_delta",
 ]
 
-#: One in fixed point: sums of reals are kept as integers of 2**-30.
-FIXED_POINT = 1 << 30
+K = TypeVar("K", int, str)
+
 #: Loss differences of pairs are quantised to 1/32.
 LOSS_STEPS = 32
 #: Rows of a learning sample.
 SAMPLE_ROWS = 2_048
 
-_COUNTERS = ("null", "nan", "inf", "type_error", "below", "above", "unseen")
-
-
-@dataclass(slots=True)
-class FeatureCounts:
-    """Counts of one feature on the bins of its reference.
-
-    Attributes
-    ----------
-    bins
-        int64, shape (K + 1,) on K cuts, or (categories + 1,) where the last bin
-        is every other *known* category.
-    null, nan, inf, type_error
-        Values that are in no bin.
-    below, above
-        Values in the outer bins beyond the reference's minimum and maximum.
-    unseen
-        Categories the reference never saw; in no bin.
-    """
-
-    bins: NDArray[np.int64]
-    null: int = 0
-    nan: int = 0
-    inf: int = 0
-    type_error: int = 0
-    below: int = 0
-    above: int = 0
-    unseen: int = 0
-
-    @classmethod
-    def zero(cls, bins: int) -> Self:
-        """Give the identity of :meth:`add`."""
-        return cls(np.zeros(bins, dtype=np.int64))
-
-    @property
-    def valid(self) -> int:
-        """Number of values that could be judged: those in bins and the unseen."""
-        return int(self.bins.sum()) + self.unseen
-
-    @property
-    def total(self) -> int:
-        """Number of values of any kind."""
-        return self.valid + self.null + self.nan + self.inf + self.type_error
-
-    def add(self, other: FeatureCounts) -> None:
-        """Add the other's counts to these.
-
-        Raises
-        ------
-        ValueError
-            The two have a different number of bins: their references differ.
-        """
-        if self.bins.shape != other.bins.shape:
-            raise ValueError(
-                f"counts on {other.bins.size} bins do not add to counts on {self.bins.size}"
-            )
-        self.bins += other.bins
-        for name in _COUNTERS:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    def encode(self) -> dict[str, Any]:
-        """Give JSON data; counters that are zero are left out."""
-        counters = {name: value for name in _COUNTERS if (value := getattr(self, name))}
-        return {"bins": self.bins.tolist(), **counters}
-
-    @classmethod
-    def decode(cls, data: Mapping[str, Any]) -> Self:
-        """Read what :meth:`encode` gave."""
-        return cls(
-            np.asarray(data["bins"], dtype=np.int64),
-            **{name: data[name] for name in _COUNTERS if name in data},
-        )
-
 
 @dataclass(slots=True)
 class DriftDelta:
-    """Features, prediction and score of the rows of a pane of prediction time."""
+    """Features, prediction and score of the rows of a pane of prediction time.
+
+    Attributes
+    ----------
+    outside
+        Rows with at least one feature beyond the reference's range or unseen in it.
+    scores
+        Calibrated scores by the text of the answer.
+    latency
+        How long the answers took, where the events say so.
+    projection
+        int64 sums over the rows of what :mod:`kedge_services.core.multivariate`
+        makes of a whole row; None where the reference has no projection.
+    """
 
     rows: int = 0
     features: dict[str, FeatureCounts] = field(default_factory=dict)
     prediction: FeatureCounts | None = None
     score: FeatureCounts | None = None
+    outside: int = 0
+    scores: dict[str, ScoreCounts] = field(default_factory=dict)
+    latency: LatencyCounts = field(default_factory=LatencyCounts)
+    projection: NDArray[np.int64] | None = None
 
     def add(self, other: DriftDelta) -> None:
         """Add the other's counts to these."""
         self.rows += other.rows
+        self.outside += other.outside
         for name, counts in other.features.items():
             mine = self.features.get(name)
             if mine is None:
@@ -141,26 +92,41 @@ class DriftDelta:
                 mine.add(counts)
         self.prediction = _sum(self.prediction, other.prediction)
         self.score = _sum(self.score, other.score)
+        for answer, scores in other.scores.items():
+            self.scores.setdefault(answer, ScoreCounts()).add(scores)
+        self.latency.add(other.latency)
+        if other.projection is not None:
+            self.projection = other.projection + (0 if self.projection is None else self.projection)
 
     def encode(self) -> dict[str, Any]:
         """Give JSON data."""
         data: dict[str, Any] = {
             "rows": self.rows,
             "features": {name: counts.encode() for name, counts in self.features.items()},
+            "outside": self.outside,
+            "scores": {answer: scores.encode() for answer, scores in self.scores.items()},
+            "latency": self.latency.encode(),
         }
         for name, counts in (("prediction", self.prediction), ("score", self.score)):
             if counts is not None:
                 data[name] = counts.encode()
+        if self.projection is not None:
+            data["projection"] = self.projection.tolist()
         return data
 
     @classmethod
     def decode(cls, data: Mapping[str, Any]) -> Self:
         """Read what :meth:`encode` gave."""
+        projection = data.get("projection")
         return cls(
             rows=data["rows"],
             features={name: FeatureCounts.decode(c) for name, c in data["features"].items()},
             prediction=_decode_optional(data.get("prediction")),
             score=_decode_optional(data.get("score")),
+            outside=data["outside"],
+            scores={answer: ScoreCounts.decode(c) for answer, c in data["scores"].items()},
+            latency=LatencyCounts.decode(data["latency"]),
+            projection=None if projection is None else np.asarray(projection, dtype=np.int64),
         )
 
 
@@ -169,9 +135,11 @@ class PerformanceDelta:
     """Labelled rows of a pane of prediction time.
 
     ``served`` are those of the labelled that the champion answered: summed over
-    versions they are the model's labels, shadows or not.
-    ``confusion[label][predicted]`` counts by the labels' text; for regression
-    ``absolute_error`` and ``squared_error`` are sums in :data:`FIXED_POINT`.
+    versions they are the model's labels, shadows or not.  ``answers`` counts all
+    predictions, labelled or not, by the text of their class.
+    ``confusion[label][predicted]`` counts by the labels' text, ``scores`` the labelled
+    by score; for regression ``absolute_error`` and ``squared_error`` are sums in
+    :data:`FIXED_POINT`.
     """
 
     predicted: int = 0
@@ -180,6 +148,8 @@ class PerformanceDelta:
     absolute_error: int = 0
     squared_error: int = 0
     served: int = 0
+    answers: dict[str, int] = field(default_factory=dict)
+    scores: LabelledScores = field(default_factory=LabelledScores)
 
     def add(self, other: PerformanceDelta) -> None:
         """Add the other's counts to these."""
@@ -188,10 +158,10 @@ class PerformanceDelta:
         self.absolute_error += other.absolute_error
         self.squared_error += other.squared_error
         self.served += other.served
+        _count_up(self.answers, other.answers)
         for label, row in other.confusion.items():
-            mine = self.confusion.setdefault(label, {})
-            for predicted, count in row.items():
-                mine[predicted] = mine.get(predicted, 0) + count
+            _count_up(self.confusion.setdefault(label, {}), row)
+        self.scores.add(other.scores)
 
     def encode(self) -> dict[str, Any]:
         """Give JSON data."""
@@ -202,6 +172,8 @@ class PerformanceDelta:
             "absolute_error": self.absolute_error,
             "squared_error": self.squared_error,
             "served": self.served,
+            "answers": dict(self.answers),
+            "scores": self.scores.encode(),
         }
 
     @classmethod
@@ -214,29 +186,51 @@ class PerformanceDelta:
             absolute_error=data["absolute_error"],
             squared_error=data["squared_error"],
             served=data["served"],
+            answers=dict(data["answers"]),
+            scores=LabelledScores.decode(data["scores"]),
         )
 
 
 @dataclass(slots=True)
 class LabelsDelta:
-    """First labels of a cell of max(label time, prediction time); ``loss`` is fixed point."""
+    """First labels of a cell of max(label time, prediction time).
+
+    ``labelled`` and ``loss`` (fixed point) are of all of them.  For classification
+    ``confusion[label][predicted]`` counts them; for regression ``ranks[b]`` counts
+    the errors that lie in bin b of the reference's ``loss_cuts``.
+    """
 
     labelled: int = 0
     loss: int = 0
+    confusion: dict[str, dict[str, int]] = field(default_factory=dict)
+    ranks: dict[int, int] = field(default_factory=dict)
 
     def add(self, other: LabelsDelta) -> None:
         """Add the other's counts to these."""
         self.labelled += other.labelled
         self.loss += other.loss
+        for label, row in other.confusion.items():
+            _count_up(self.confusion.setdefault(label, {}), row)
+        _count_up(self.ranks, other.ranks)
 
     def encode(self) -> dict[str, Any]:
         """Give JSON data."""
-        return {"labelled": self.labelled, "loss": self.loss}
+        return {
+            "labelled": self.labelled,
+            "loss": self.loss,
+            "confusion": {label: dict(row) for label, row in self.confusion.items()},
+            "ranks": [[rank, count] for rank, count in sorted(self.ranks.items())],
+        }
 
     @classmethod
     def decode(cls, data: Mapping[str, Any]) -> Self:
         """Read what :meth:`encode` gave."""
-        return cls(labelled=data["labelled"], loss=data["loss"])
+        return cls(
+            data["labelled"],
+            data["loss"],
+            {label: dict(row) for label, row in data["confusion"].items()},
+            dict(data["ranks"]),
+        )
 
 
 @dataclass(slots=True)
@@ -259,8 +253,7 @@ class PairDelta:
         """
         if self.champion != other.champion:
             raise ValueError(f"pairs against {other.champion} do not add to {self.champion}'s")
-        for difference, count in other.differences.items():
-            self.differences[difference] = self.differences.get(difference, 0) + count
+        _count_up(self.differences, other.differences)
 
     def encode(self) -> dict[str, Any]:
         """Give JSON data."""
@@ -320,6 +313,11 @@ _KINDS: dict[str, type[Delta]] = {
 def decode_delta(kind: str, counts: Mapping[str, Any]) -> Delta:
     """Read the counts of a pane of this kind."""
     return _KINDS[kind].decode(counts)
+
+
+def _count_up(mine: dict[K, int], theirs: Mapping[K, int]) -> None:
+    for key, count in theirs.items():
+        mine[key] = mine.get(key, 0) + count
 
 
 def _copy(counts: FeatureCounts) -> FeatureCounts:

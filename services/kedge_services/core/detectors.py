@@ -24,7 +24,7 @@ from scipy import special
 
 from kedge import Detection, FeatureReference, Measure, Monitor, Reference
 from kedge.base import AlertKind
-from kedge_services.core.deltas import DriftDelta, FeatureCounts
+from kedge_services.core.deltas import DriftDelta
 from kedge_services.core.integrity import (
     LEAST_LN_P,
     Z80,
@@ -32,6 +32,7 @@ from kedge_services.core.integrity import (
     rounded,
     valid_rows,
 )
+from kedge_services.core.sketches import FeatureCounts
 
 __all__ = [
     "CATEGORICAL_FLOOR",

@@ -50,7 +50,8 @@ class Held(Struct, array_like=True, gc=False):
     ``predicted`` is the label's text, for regression the value; ``output`` and
     ``features`` are JSON as examples carry it, :data:`NOTHING` for the features
     of a shadow beside its champion.  ``pane_ms`` and ``cell_ms`` are the lengths of
-    its performance pane and its cells.
+    its performance pane and its cells.  ``score`` is that of the ``positive`` class,
+    or, where that is empty, of the top class.
     """
 
     model: str
@@ -67,6 +68,8 @@ class Held(Struct, array_like=True, gc=False):
     output: Raw = NOTHING
     features: Raw = NOTHING
     segments: dict[str, bool | int | float | str] = {}
+    score: float | None = None
+    positive: str = ""
 
     @property
     def span_ms(self) -> int:

@@ -6,6 +6,7 @@ deltas are taken, so that every feature of a pane is sorted and binned once.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -16,21 +17,21 @@ import msgspec
 
 from kedge.base import PaneKind, Scalar, label_text
 from kedge.panes import Reference
-from kedge_services.core.binning import FeatureBinner
+from kedge_services.core.binning import Binner
 from kedge_services.core.decoding import ModelColumns, OutputRow, PredictionRow
 from kedge_services.core.deltas import (
-    FIXED_POINT,
     LOSS_STEPS,
     SAMPLE_ROWS,
     Delta,
-    DriftDelta,
     LabelsDelta,
     LearningDelta,
     PairDelta,
     PerformanceDelta,
 )
 from kedge_services.core.entries import Held, Labelled, Pair
+from kedge_services.core.intake import answer
 from kedge_services.core.plans import Plan
+from kedge_services.core.sketches import FIXED_POINT, LabelledScores
 
 __all__ = ["Fold", "PaneDelta", "Series", "id_hash", "loss_steps"]
 
@@ -71,6 +72,18 @@ _RowSlot = tuple[Plan, ModelColumns, str, str, int]
 
 
 @dataclass(slots=True)
+class _Performance:
+    """A performance pane that is being filled; scores are only collected, and counted at once."""
+
+    delta: PerformanceDelta = field(default_factory=PerformanceDelta)
+    scored: list[tuple[float, bool, int]] = field(default_factory=list)
+
+    def take(self) -> PerformanceDelta:
+        self.delta.scores = LabelledScores.of(self.scored)
+        return self.delta
+
+
+@dataclass(slots=True)
 class Fold:
     """What this source partition adds to its panes, since the last :meth:`take`.
 
@@ -86,10 +99,10 @@ class Fold:
     references: References
     after_cell: int = 0
     _rows: dict[_RowSlot, list[PredictionRow]] = field(default_factory=dict)
-    _performance: dict[_Slot, PerformanceDelta] = field(default_factory=dict)
+    _performance: dict[_Slot, _Performance] = field(default_factory=dict)
     _labels: dict[_Slot, LabelsDelta] = field(default_factory=dict)
     _pairs: dict[_PairSlot, PairDelta] = field(default_factory=dict)
-    _binners: dict[tuple[int, int], tuple[Reference, Plan, _Bins]] = field(default_factory=dict)
+    _binners: dict[tuple[int, int], tuple[Reference, Plan, Binner]] = field(default_factory=dict)
 
     def row(self, plan: Plan, columns: ModelColumns, row: PredictionRow, reference_id: str) -> None:
         """Take a prediction into its drift pane; without reference into its learning sample."""
@@ -103,21 +116,30 @@ class Fold:
 
     def predicted(self, held: Held) -> None:
         """Count a prediction of a labelled model in its performance pane and segments."""
-        for delta in self._performance_of(held):
+        answered = held.predicted
+        for pane in self._performance_of(held):
+            delta = pane.delta
             delta.predicted += 1
+            if isinstance(answered, str):
+                delta.answers[answered] = delta.answers.get(answered, 0) + 1
 
     def labelled(self, held: Held, labelled: Labelled, sign: int) -> None:
         """Put a label into its prediction's performance pane, or take it out (sign -1)."""
-        for delta in self._performance_of(held):
+        answered, text = held.predicted, labelled.text
+        for pane in self._performance_of(held):
+            delta = pane.delta
             delta.labelled += sign
-            delta.served += sign if held.champion else 0
-            if isinstance(held.predicted, float):
-                error = absolute_error(held.predicted, labelled)
+            if held.champion:
+                delta.served += sign
+            if isinstance(answered, float):
+                error = absolute_error(answered, labelled)
                 delta.absolute_error += sign * _fixed(error)
                 delta.squared_error += sign * _fixed(error * error)
-            elif held.predicted is not None:
-                row = delta.confusion.setdefault(labelled.text, {})
-                row[held.predicted] = row.get(held.predicted, 0) + sign
+            elif answered is not None:
+                _tally(delta.confusion, text, answered, sign)
+                if held.score is not None:
+                    is_positive = text == (held.positive or answered)
+                    pane.scored.append((held.score, is_positive, sign))
 
     def first_label(self, held: Held, labelled: Labelled, closed_ms: int) -> None:
         """Put a prediction's first label into its cell, if that is not behind ``closed_ms``."""
@@ -135,9 +157,16 @@ class Fold:
             delta = self._labels[slot] = LabelsDelta()
         delta.labelled += 1
         if isinstance(held.predicted, float):
-            delta.loss += _fixed(absolute_error(held.predicted, labelled))
-        elif held.predicted != labelled.text:
-            delta.loss += FIXED_POINT
+            error = absolute_error(held.predicted, labelled)
+            delta.loss += _fixed(error)
+            reference = self.references(held.reference_id)
+            if reference is not None and reference.loss_cuts:
+                rank = bisect_left(reference.loss_cuts, error)
+                delta.ranks[rank] = delta.ranks.get(rank, 0) + 1
+        else:
+            _tally(delta.confusion, labelled.text, held.predicted, 1)
+            if held.predicted != labelled.text:
+                delta.loss += FIXED_POINT
 
     def pair(self, pair: Pair, champion_label: Labelled, shadow_label: Labelled, sign: int) -> None:
         """Put a pair's loss difference into its histogram, or take it out (sign -1)."""
@@ -164,7 +193,7 @@ class Fold:
         """Give the deltas and begin anew."""
         deltas = [self._count(slot, rows) for slot, rows in self._rows.items()]
         found: list[tuple[PaneKind, _Slot, Delta]] = []
-        found += [("performance", slot, delta) for slot, delta in self._performance.items()]
+        found += [("performance", slot, pane.take()) for slot, pane in self._performance.items()]
         found += [("labels", slot, delta) for slot, delta in self._labels.items()]
         for pair, histogram in self._pairs.items():
             if any(histogram.differences.values()):
@@ -176,23 +205,24 @@ class Fold:
             pending.clear()
         return deltas
 
-    def _performance_of(self, held: Held) -> list[PerformanceDelta]:
+    def _performance_of(self, held: Held) -> Sequence[_Performance]:
         start_ms = held.time_ms - held.time_ms % held.pane_ms
-        found = [self._performance_in("", held, start_ms)]
-        for name, value in held.segments.items():
-            segment = f"{name}={label_text(value)}"
-            found.append(self._performance_in(segment, held, start_ms))
-        return found
-
-    def _performance_in(self, segment: str, held: Held, start_ms: int) -> PerformanceDelta:
         slot = (
-            held.model, held.version, segment, held.reference_id, start_ms,
-            start_ms + held.pane_ms,
+            held.model, held.version, "", held.reference_id, start_ms, start_ms + held.pane_ms,
         )  # fmt: skip
-        delta = self._performance.get(slot)
-        if delta is None:
-            delta = self._performance[slot] = PerformanceDelta()
-        return delta
+        pane = self._performance.get(slot)
+        if pane is None:
+            pane = self._performance[slot] = _Performance()
+        if not held.segments:
+            return (pane,)
+        found = [pane]
+        for name, value in held.segments.items():
+            segment = (*slot[:2], f"{name}={label_text(value)}", *slot[3:])
+            pane = self._performance.get(segment)
+            if pane is None:
+                pane = self._performance[segment] = _Performance()
+            found.append(pane)
+        return found
 
     def _count(self, slot: _RowSlot, rows: Sequence[PredictionRow]) -> PaneDelta:
         plan, columns, version, reference_id, start_ms = slot
@@ -202,45 +232,29 @@ class Fold:
             series = Series(plan.model, version, "", "")
             return PaneDelta("learning", series, start_ms, end_ms, _learn(plan, columns, rows))
         series = Series(plan.model, version, "", reference_id)
-        drift = self._bins(reference, plan).count(columns, rows)
+        outputs = [row.output for row in rows]
+        latencies = [row.latency_ms for row in rows]
+        drift = self._bins(reference, plan).count(
+            columns.columns([row.features for row in rows]),
+            rows=len(rows),
+            predictions=list(map(_answer, outputs)),
+            scores=None if reference.score is None else list(map(_score, outputs)),
+            answers=None
+            if reference.score is None or plan.regression
+            else [answer(plan, output) for output in outputs],
+            latencies=latencies if any(latencies) else None,
+        )
         return PaneDelta("drift", series, start_ms, end_ms, drift)
 
-    def _bins(self, reference: Reference, plan: Plan) -> _Bins:
+    def _bins(self, reference: Reference, plan: Plan) -> Binner:
         key = (id(reference), id(plan))
         known = self._binners.get(key)
         if known is None:
             if len(self._binners) >= _MAX_BINNERS:
                 self._binners.clear()
             # Both are kept beside the binner, so that their ids stay taken.
-            known = self._binners[key] = (reference, plan, _Bins(reference, plan.features))
+            known = self._binners[key] = (reference, plan, Binner(reference, plan.features))
         return known[2]
-
-
-class _Bins:
-    """The bins of the features that both the reference and the monitor have."""
-
-    __slots__ = ("_features", "_prediction", "_score")
-
-    def __init__(self, reference: Reference, declared: Sequence[str]) -> None:
-        self._features = {
-            name: FeatureBinner(reference.features[name])
-            for name in declared
-            if name in reference.features
-        }
-        answer, score = reference.prediction, reference.score
-        self._prediction = None if answer is None else FeatureBinner(answer)
-        self._score = None if score is None else FeatureBinner(score)
-
-    def count(self, columns: ModelColumns, rows: Sequence[PredictionRow]) -> DriftDelta:
-        delta = DriftDelta(rows=len(rows))
-        values = columns.columns([row.features for row in rows])
-        for name, binner in self._features.items():
-            delta.features[name] = binner.count(values[name])
-        if self._prediction is not None:
-            delta.prediction = self._prediction.count([_answer(row.output) for row in rows])
-        if self._score is not None:
-            delta.score = self._score.count([_score(row.output) for row in rows])
-        return delta
 
 
 def id_hash(prediction_id: str) -> int:
@@ -304,6 +318,13 @@ def _score(output: OutputRow | None) -> float | None:
     if output.score is None and output.scores:
         return max(output.scores.values())
     return output.score
+
+
+def _tally(table: dict[str, dict[str, int]], label: str, answered: str, sign: int) -> None:
+    row = table.get(label)
+    if row is None:
+        row = table[label] = {}
+    row[answered] = row.get(answered, 0) + sign
 
 
 def _fixed(value: float) -> int:

@@ -106,6 +106,20 @@ def answer(plan: Plan, output: OutputRow | None) -> str | float | None:
     return plan.positive if output.score >= 0.5 else negative
 
 
+def score_of(plan: Plan, output: OutputRow | None) -> float | None:
+    """Give the score that labels are compared with: of the positive class, or of the top class."""
+    if output is None or plan.regression:
+        return None
+    score = output.score
+    if score is None and output.scores:
+        score = (
+            max(output.scores.values())
+            if plan.positive is None
+            else output.scores.get(plan.positive)
+        )
+    return score if score is not None and math.isfinite(score) else None
+
+
 def hold(plan: Plan, row: PredictionRow, *, offset: int, reference_id: str) -> Held:
     """Give what the join keeps of a prediction; of a model without labels only the id."""
     if not plan.labelled:
@@ -130,4 +144,6 @@ def hold(plan: Plan, row: PredictionRow, *, offset: int, reference_id: str) -> H
         {name: row.segments[name] for name in plan.segments if name in row.segments}
         if plan.segments
         else {},
+        score_of(plan, row.output),
+        plan.positive or "",
     )

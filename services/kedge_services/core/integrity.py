@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kedge import Detection, FeatureReference, Measure, Reference
-from kedge_services.core.deltas import DriftDelta, FeatureCounts
+from kedge_services.core.deltas import DriftDelta
+from kedge_services.core.sketches import FeatureCounts
 
 __all__ = ["COUNTER_FLOOR", "LEAST_LN_P", "Z80", "IntegrityJudge", "rounded", "valid_rows"]
 

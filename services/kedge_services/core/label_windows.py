@@ -13,7 +13,7 @@ from typing import Any
 
 from kedge import Measure, Monitor, Pane
 from kedge.events import Detection
-from kedge_services.core.deltas import FIXED_POINT, LabelsDelta
+from kedge_services.core.deltas import LabelsDelta
 from kedge_services.core.detectors import Budget
 from kedge_services.core.drift_windows import KEPT_PANES
 from kedge_services.core.folding import Series
@@ -22,6 +22,7 @@ from kedge_services.core.performance import wilson
 from kedge_services.core.publishing import Content, Publisher, WindowKey
 from kedge_services.core.sequential import MIN_LOSSES, ErrorRateDetector
 from kedge_services.core.shelf import Shelf
+from kedge_services.core.sketches import FIXED_POINT
 
 __all__ = ["PAUSED_PANES", "LabelWindows"]
 

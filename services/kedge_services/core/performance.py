@@ -15,13 +15,14 @@ from typing import Final
 import numpy as np
 
 from kedge import Detection, FeatureReference, Measure
-from kedge_services.core.deltas import FIXED_POINT, PerformanceDelta
+from kedge_services.core.deltas import PerformanceDelta
 from kedge_services.core.detectors import (
     CATEGORICAL_FLOOR,
     MIN_REFERENCE,
     MIN_WINDOW,
     categorical_test,
 )
+from kedge_services.core.sketches import FIXED_POINT
 
 __all__ = [
     "Coverage",

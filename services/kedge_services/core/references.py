@@ -29,7 +29,8 @@ from kedge_services.core.binning import (
     output_label,
     output_score,
 )
-from kedge_services.core.deltas import DriftDelta, FeatureCounts, LearningDelta
+from kedge_services.core.deltas import DriftDelta, LearningDelta
+from kedge_services.core.sketches import FeatureCounts
 
 __all__ = [
     "BINS",
@@ -170,6 +171,7 @@ def build_reference(  # noqa: PLR0913 -- every argument is named by its caller
         "score": describe("numeric", scores, cuts=SCORE_CUTS) if scores else None,
         "label": describe(answers, labels) if labels else None,
         "loss": loss,
+        **_loss_bins(losses if regression else None),
     }
     return _reference(parts, effective_ms=effective_ms, origin=origin, lineage=dict(lineage or {}))
 
@@ -224,6 +226,7 @@ def learn_counts(reference: Reference, counted: DriftDelta) -> Reference:
     return reference.model_copy(
         update={
             "rows": counted.rows,
+            "outside": counted.outside,
             "features": {
                 name: filled(feature, counted.features.get(name))
                 for name, feature in reference.features.items()
@@ -246,6 +249,7 @@ def _numeric_shape(values: Values, cuts: Sequence[float] | None) -> _Shape:
     finite = finite_numbers(values)
     made = list(cuts) if cuts is not None else numeric_cuts(finite)
     _, counts = np.unique(finite, return_counts=True)
+    centre, step = _units(finite)
     bins = FeatureReference(
         kind="numeric",
         cuts=made,
@@ -253,9 +257,29 @@ def _numeric_shape(values: Values, cuts: Sequence[float] | None) -> _Shape:
         total=0,
         min=float(finite[0]) if finite.size else None,
         max=float(finite[-1]) if finite.size else None,
+        centre=centre,
+        step=step,
     )
     few = cuts is None and counts.size <= BINS
     return _Shape(bins, once=int((counts == 1).sum()) if few else 0)
+
+
+def _units(finite: NDArray[np.float64]) -> tuple[float, float]:
+    """Give the units moments are kept in: the median, and about 1/1024 of the quartiles' distance.
+
+    The step is a power of two, so that dividing by it is exact; of values that are all
+    but equal it comes from their range.
+    """
+    n = finite.size
+    if not n:
+        return 0.0, 1.0
+    at = [-(-n * quarter // 4) - 1 for quarter in (1, 2, 3)]
+    low, centre, high = (float(x) for x in finite[at])
+    spread = high - low or float(finite[-1]) - float(finite[0])
+    if not spread or not math.isfinite(spread):
+        return centre, 1.0
+    exponent = math.ceil(math.log2(spread / 1024))
+    return centre, math.ldexp(1.0, min(1000, max(-1000, exponent)))
 
 
 def _categorical_shape(values: Values) -> _Shape:
@@ -292,6 +316,9 @@ def _counted(bins: FeatureReference, counts: FeatureCounts) -> FeatureReference:
             "type_error": counts.type_error,
             "below": counts.below,
             "above": counts.above,
+            "total_z": counts.total_z,
+            "squares_z": counts.squares_z,
+            "clipped": counts.clipped,
         }
     )
 
@@ -312,6 +339,18 @@ def _loss(losses: Sequence[float], *, regression: bool) -> dict[str, float]:
         "n": float(len(losses)),
         "sum": math.fsum(losses),
         "sum_of_squares": math.fsum(loss * loss for loss in losses),
+    }
+
+
+def _loss_bins(losses: Sequence[float] | None) -> dict[str, Any]:
+    if not losses:
+        return {}
+    ordered = finite_numbers(np.array(losses, dtype=np.float64))
+    cuts = numeric_cuts(ordered)
+    at_most = np.searchsorted(ordered, cuts, side="right")
+    return {
+        "loss_cuts": cuts,
+        "loss_counts": np.diff(at_most, prepend=0, append=ordered.size).tolist(),
     }
 
 
