@@ -87,20 +87,19 @@ def replay(
         The input cannot be replayed; the message says why.
     """
     started = time.perf_counter()
-    stream = _stream(source, monitor, settings, options)
-    with TemporaryDirectory(prefix="kedge-replay-") as scratch:
+    with TemporaryDirectory(prefix="kedge-replay-") as scratch, _rare_collections():
+        stream = _stream(source, monitor, settings, options)
         artefacts = out / "artefacts" if options.closed_loop else Path(scratch)
-        with _rare_collections():
-            run = simulate(
-                stream,
-                monitor,
-                settings.model_copy(update={"artefacts": str(artefacts.absolute())}),
-                closed_loop=options.closed_loop,
-                partitions=options.partitions,
-                tell=lambda rows: tell(rows, len(stream)),
-            )
-            with run.cluster:
-                results: Results = gather(run)
+        run = simulate(
+            stream,
+            monitor,
+            settings.model_copy(update={"artefacts": str(artefacts.absolute())}),
+            closed_loop=options.closed_loop,
+            partitions=options.partitions,
+            tell=lambda rows: tell(rows, len(stream)),
+        )
+        with run.cluster:
+            results: Results = gather(run)
     seconds = time.perf_counter() - started
     cost = {
         "seconds": round(seconds, 3),
