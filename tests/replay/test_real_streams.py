@@ -71,6 +71,7 @@ def test_the_closed_loop_on_elec2_beats_its_first_version(tmp_path: Path) -> Non
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1_800)
 def test_the_closed_loop_on_all_of_elec2_twice_the_same_bytes(tmp_path: Path) -> None:
     one = replay(ELEC2, ELECTRICITY, tmp_path / "one", "--closed-loop")
     assert one["accuracy"] >= 0.70
