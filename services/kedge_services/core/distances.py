@@ -5,9 +5,10 @@ to n): integer arrays of equal length.  It gives None when either is empty: no
 data is no distance, never 0.  Bins that are empty on both sides are left out;
 B is the number of the others.
 
-What to expect without drift, to read a distance by: ``psi`` (B-1)(1/n+1/N);
-``jensen_shannon`` and ``hellinger``, squared, an eighth of that;
-``chi_square`` B-1; ``kolmogorov_smirnov`` at most .87 sqrt(1/n+1/N).
+What to expect without drift, to read a distance by, is given by the function
+``expected_...`` of the same name.  They hold for independent rows and bins with
+a few counts each; of a distance that is a root they give the root of the mean
+square (or, for ``kolmogorov_smirnov``, a bound), which is not below the mean.
 """
 
 from __future__ import annotations
@@ -26,6 +27,15 @@ __all__ = [
     "chi_square",
     "cramers_v",
     "effect_w",
+    "expected_chi_square",
+    "expected_cramers_v",
+    "expected_effect_w",
+    "expected_hellinger",
+    "expected_jensen_shannon",
+    "expected_kolmogorov_smirnov",
+    "expected_psi",
+    "expected_total_variation",
+    "expected_wasserstein",
     "hellinger",
     "jensen_shannon",
     "kolmogorov_smirnov",
@@ -156,12 +166,9 @@ def wasserstein(
     total_r, total_c = int(r.sum()), int(c.sum())
     if not total_r or not total_c:
         return None
-    at = np.asarray(cuts, dtype=np.float64)
-    inside = (at > low) & (at < high)
-    knots = np.concatenate([[low], at[inside], [high]])
-    f = np.concatenate([[0.0], (np.cumsum(r)[:-1] / total_r)[inside], [1.0]])
-    g_inside = (np.cumsum(c)[:-1] / total_c)[inside]
-    g = np.concatenate([[below / total_c], g_inside, [1 - above / total_c]])
+    knots, f = _knots(r, cuts, low=low, high=high)
+    _, g = _knots(c, cuts, low=low, high=high)
+    g[0], g[-1] = below / total_c, 1 - above / total_c
     return math.fsum(_area(np.diff(knots), (f - g)[:-1], (f - g)[1:]))
 
 
@@ -191,6 +198,107 @@ def cramers_v(reference: Counts, current: Counts) -> float | None:
     if pair is None:
         return None
     return math.sqrt(_chi_square_statistic(*pair) / (pair[0].sum() + pair[1].sum()))
+
+
+def expected_psi(bins: int, n: int, big_n: int) -> float:
+    """Give E of :func:`psi` without drift: (B-1)(1/n+1/N).
+
+    Parameters
+    ----------
+    bins
+        B, the bins that are not empty on both sides.
+    n, big_n
+        Rows of the window and of the reference, at least 1.
+
+    Examples
+    --------
+    >>> expected_psi(11, n=500, big_n=500)
+    0.04
+    """
+    return (bins - 1) * _both(n, big_n)
+
+
+def expected_jensen_shannon(bins: int, n: int, big_n: int, *, base: float = math.e) -> float:
+    """Give sqrt(E) of the square of :func:`jensen_shannon`: an eighth of the index's E."""
+    return math.sqrt(expected_psi(bins, n, big_n) / (8 * math.log(base)))
+
+
+def expected_hellinger(bins: int, n: int, big_n: int) -> float:
+    """Give sqrt(E) of the square of :func:`hellinger`; as for Jensen-Shannon in base e."""
+    return math.sqrt(expected_psi(bins, n, big_n) / 8)
+
+
+def expected_kolmogorov_smirnov(n: int, big_n: int) -> float:
+    """Bound E of the distance: .87 sqrt(1/n+1/N) is the mean for continuous values."""
+    return 0.87 * math.sqrt(_both(n, big_n))
+
+
+def expected_chi_square(bins: int) -> float:
+    """Give E of the statistic of :func:`chi_square`: B-1, its degrees of freedom."""
+    return float(bins - 1)
+
+
+def expected_effect_w(bins: int, n: int, big_n: int) -> float:
+    """Give sqrt(E) of the square of :func:`effect_w`."""
+    return math.sqrt(expected_psi(bins, n, big_n))
+
+
+def expected_cramers_v(bins: int, n: int, big_n: int) -> float:
+    """Give sqrt(E) of the square of :func:`cramers_v`: (B-1)/(n+N)."""
+    return math.sqrt((bins - 1) / (n + big_n))
+
+
+def expected_total_variation(reference: Counts, n: int) -> float | None:
+    """Give E of :func:`total_variation`: half the sum of sqrt(2p(1-p)(1/n+1/N)/pi).
+
+    Parameters
+    ----------
+    reference
+        Counts of the reference, whose shares p are taken for the truth.
+    n
+        Rows of the window.
+    """
+    r = _integers(reference)
+    big_n = int(r.sum())
+    if not big_n or not n:
+        return None
+    p = r / big_n
+    return math.fsum(np.sqrt(2 * p * (1 - p) * _both(n, big_n) / math.pi)) / 2
+
+
+def expected_wasserstein(
+    reference: Counts, n: int, *, cuts: Sequence[float], low: float, high: float
+) -> float | None:
+    """Give E of :func:`wasserstein`: the area of sqrt(2F(1-F)(1/n+1/N)/pi) between the cuts.
+
+    Parameters
+    ----------
+    reference
+        Counts of the reference, whose distribution function F is taken for the truth.
+    n
+        Rows of the window.
+    cuts, low, high
+        As for :func:`wasserstein`.
+    """
+    r = _integers(reference)
+    big_n = int(r.sum())
+    if not big_n or not n:
+        return None
+    knots, f = _knots(r, cuts, low=low, high=high)
+    height = np.sqrt(2 * f * (1 - f) * _both(n, big_n) / math.pi)
+    return math.fsum(np.diff(knots) * (height[:-1] + height[1:]) / 2)
+
+
+def _both(n: int, big_n: int) -> float:
+    return 1 / n + 1 / big_n
+
+
+def _knots(r: _Ints, cuts: Sequence[float], *, low: float, high: float) -> tuple[_Floats, _Floats]:
+    """Give the places where the reference's distribution function is known, and its values."""
+    at = np.asarray(cuts, dtype=np.float64)
+    inside = (at > low) & (at < high)
+    f = (np.cumsum(r)[:-1] / r.sum())[inside]
+    return np.concatenate([[low], at[inside], [high]]), np.concatenate([[0.0], f, [1.0]])
 
 
 def _chi_square_statistic(r: _Floats, c: _Floats) -> float:
