@@ -31,6 +31,7 @@ __all__ = [
     "Feature",
     "Monitor",
     "Notify",
+    "Performance",
     "ReferenceSource",
     "ReplayColumns",
     "Retrain",
@@ -126,12 +127,13 @@ class Windows(Declaration):
 
 
 class ReferenceSource(Declaration):
-    """Where the reference comes from."""
+    """Where the reference comes from; ``timezone`` says whose hours ``same-hour`` means."""
 
     source: Literal["version", "file", "first-events", "same-hour"] = Field(
         default="version", alias="from"
     )
     path: str | None = None
+    timezone: str = "UTC"
 
 
 class Drift(Declaration):
@@ -143,9 +145,34 @@ class Drift(Declaration):
 
 
 class Segment(Declaration):
-    """A segment by which performance is followed; fairness compares its values."""
+    """A segment by which performance is followed; fairness compares its values.
+
+    Each value of it is compared with ``base``, or with all other values.  Of a binary
+    model an alarm needs a difference or ratio that is surely beyond its limits;
+    without ``alarm`` it is only measured.
+    """
 
     name: Name
+    base: Scalar | None = None
+    alarm: bool = True
+    statistical_parity_difference: float = Field(default=0.1, ge=0, le=1)
+    disparate_impact: tuple[
+        Annotated[float, Field(ge=0, allow_inf_nan=False)],
+        Annotated[float, Field(ge=0, allow_inf_nan=False)],
+    ] = (0.8, 1.25)
+    equal_opportunity_difference: float = Field(default=0.1, ge=0, le=1)
+
+
+class Performance(Declaration):
+    """Which detectors watch the losses of labels as they come.
+
+    ``e-sr`` keeps to the budget of false alarms; the others are River's, with River's
+    defaults, and do not.
+    """
+
+    detectors: list[Literal["e-sr", "adwin", "ddm", "page-hinkley", "kswin"]] = Field(
+        default=["e-sr"], min_length=1
+    )
 
 
 class Rule(Declaration):
@@ -255,6 +282,7 @@ class Monitor(Declaration, Event):
     windows: Windows = Windows()
     reference: ReferenceSource = ReferenceSource()
     drift: Drift = Drift()
+    performance: Performance = Performance()
     segments: list[Segment] = []
     rules: list[Rule] = []
     retrain: Retrain | None = None
@@ -280,6 +308,11 @@ class Monitor(Declaration, Event):
     def pane_ms(self) -> int:
         """Length of a drift pane."""
         return _ms(self.windows.pane)
+
+    @property
+    def timezone(self) -> str | None:
+        """Whose hours of the week the reference is told apart by; None: it is not."""
+        return self.reference.timezone if self.reference.source == "same-hour" else None
 
     @property
     def performance_pane_ms(self) -> int:

@@ -6,10 +6,12 @@ of the TOML file, so that the mistake is shown with its line.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from difflib import get_close_matches
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from kedge.base import label_text
 from kedge.monitor import Monitor, Rule, format_duration
@@ -19,6 +21,7 @@ from kedge.trainers import trainer_mistake
 
 __all__ = [
     "BUILT_IN_RULES",
+    "FAIRNESS_METRICS",
     "FEATURE_METRICS",
     "LOCAL",
     "PERFORMANCE_METRICS",
@@ -46,10 +49,16 @@ LOCAL = "local"
 BUILT_IN_RULES = ("no-data", "low-coverage", "dead-letters", *RETRAIN_KINDS)
 #: What a rule can be about without naming a feature, by task.
 PERFORMANCE_METRICS = {
-    "binary": ("accuracy", "error_rate", "precision", "recall", "f1"),
-    "multiclass": ("accuracy", "error_rate", "macro_precision", "macro_recall", "macro_f1"),
+    "binary": ("accuracy", "error_rate", "precision", "recall", "f1", "auc", "brier", "ece"),
+    "multiclass": ("accuracy", "error_rate", "macro_precision", "macro_recall", "macro_f1", "ece"),
     "regression": ("mae", "rmse"),
 }
+#: What a rule can be about together with ``segment``, of a binary model.
+FAIRNESS_METRICS = (
+    "statistical_parity_difference",
+    "disparate_impact",
+    "equal_opportunity_difference",
+)
 _SHIFT = ("psi", "jensen_shannon", "kolmogorov_smirnov", "effect_w")
 WINDOW_METRICS = (
     "drifted_features",
@@ -70,6 +79,9 @@ FEATURE_METRICS = (
 #: Topics that must still hold a prediction when its label may come, and a day of slack.
 _JOINED = ("predictions", "outcomes", "examples", "panes")
 _SLACK = timedelta(days=1)
+_MS = timedelta(milliseconds=1)
+_HOUR_MS = 3_600_000
+_LONGEST_HINT = 100
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
 
@@ -81,10 +93,12 @@ def mistakes(monitor: Monitor) -> list[Mistake]:
         *_retention(monitor),
         *_windows(monitor),
         *_segments(monitor),
+        *_performance(monitor),
         *_rules(monitor),
         *_retrain(monitor),
         *_executors(monitor),
         *_notify(monitor),
+        *_same_hour(monitor),
         *_sources(monitor),
     ]
 
@@ -147,6 +161,23 @@ def _segments(monitor: Monitor) -> Iterator[Mistake]:
     for index, name in enumerate(names):
         if name in names[:index]:
             yield ("segments", index, "name"), f'"{name}" is declared twice'
+    for index, segment in enumerate(monitor.segments):
+        low, high = segment.disparate_impact
+        if not low < high:
+            yield (
+                ("segments", index, "disparate_impact"),
+                "expected the lower limit and then the higher, like [0.8, 1.25]",
+            )
+
+
+def _performance(monitor: Monitor) -> Iterator[Mistake]:
+    detectors = monitor.performance.detectors
+    for index, name in enumerate(detectors):
+        here: Location = ("performance", "detectors", index)
+        if name in detectors[:index]:
+            yield here, f'"{name}" is already in the list'
+        elif name == "ddm" and monitor.task == "regression":
+            yield here, '"ddm" takes losses of 0 and 1 only, a regression model has others'
 
 
 def _rules(monitor: Monitor) -> Iterator[Mistake]:
@@ -161,6 +192,8 @@ def _rule(monitor: Monitor, rule: Rule) -> Iterator[tuple[str, str]]:
     metrics: tuple[str, ...] = FEATURE_METRICS
     if rule.feature is None:
         metrics = (*PERFORMANCE_METRICS[monitor.task], *WINDOW_METRICS)
+        if rule.segment is not None and monitor.task == "binary":
+            metrics = (*metrics, *FAIRNESS_METRICS)
     if rule.feature is None and rule.metric in FEATURE_METRICS:
         yield "metric", f'"{rule.metric}" is measured by feature, name one with `feature`'
     elif rule.metric not in metrics:
@@ -231,6 +264,31 @@ def _variable(location: Location, name: str, what: str) -> Iterator[Mistake]:
             location,
             f"the name of an environment variable that holds {what}, not {what} itself",
         )
+
+
+def _same_hour(monitor: Monitor) -> Iterator[Mistake]:
+    """Check that a pane lies in one hour of the week, by the clocks that are meant."""
+    timezone = monitor.reference.timezone
+    try:
+        zone = ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        hint = suggestion(timezone, sorted(available_timezones()))
+        if len(hint) > _LONGEST_HINT:
+            hint = 'write it like "UTC" or "Europe/Oslo"'
+        yield ("reference", "timezone"), f'"{timezone}" is no time zone; {hint}'
+        return
+    if monitor.timezone is None:
+        if timezone != "UTC":
+            yield ("reference", "timezone"), 'only with from = "same-hour"'
+        return
+    offsets = (datetime(2025, month, 1, tzinfo=zone).utcoffset() for month in (1, 7))
+    step = math.gcd(_HOUR_MS, *(offset // _MS for offset in offsets if offset is not None))
+    if step % monitor.pane_ms:
+        whose = "an hour" if step == _HOUR_MS else f"the hours of {timezone}"
+        most = format_duration(timedelta(milliseconds=step))
+        text = f'with from = "same-hour" a pane lies within {whose}: {most}, or {most} divided by '
+        text += f"a whole number (got {format_duration(monitor.windows.pane)})"
+        yield ("windows", "pane"), text
 
 
 def _sources(monitor: Monitor) -> Iterator[Mistake]:

@@ -18,7 +18,10 @@ __all__ = [
     "Pane",
     "PaneSource",
     "Progress",
+    "Projection",
     "Reference",
+    "SeasonalCounts",
+    "Seasons",
 ]
 
 
@@ -84,6 +87,19 @@ class Progress(Event):
     fates: dict[str, dict[str, int]]
 
 
+class SeasonalCounts(Contract):
+    """The same counts by strata, the groups of hours of the week that :class:`Seasons` names.
+
+    ``counts`` is the base64 of varints (7 bits a byte, the lowest first): for each group
+    the bins, then null, nan, inf, type_error, unseen, below and above.  ``dispersion`` is
+    how many times more the strata vary from week to week than independent rows would;
+    None where nothing could be compared.
+    """
+
+    counts: str
+    dispersion: float | None = None
+
+
 class FeatureReference(Contract):
     """What a feature, score or label looked like in the reference data.
 
@@ -94,6 +110,9 @@ class FeatureReference(Contract):
     of categories seen once.  ``blocks`` are the same counts in contiguous parts of the
     reference.  ``below`` and ``above`` count values beyond ``min`` and ``max``, which are
     zero unless the range was fixed before the rows were counted (learnt references).
+    ``counter_blocks`` are the counters that are not zero (null, type_error, not_finite,
+    unseen, below, above) in the same parts, with their ``total`` rows.  ``dispersion`` is how
+    much more the counts vary than those of independent rows; None: it follows from the blocks.
     ``total_z``, ``squares_z`` and ``clipped`` are the sums of z = (value - centre) / step,
     rounded and clipped.
     """
@@ -119,6 +138,22 @@ class FeatureReference(Contract):
     clipped: int = 0
     f1: int = 0
     blocks: list[list[int]] = []
+    counter_blocks: dict[str, list[int]] = {}
+    dispersion: float | None = None
+    seasonal: SeasonalCounts | None = None
+
+
+class Seasons(Contract):
+    """Which group of hours an hour of the week (Monday 0h is 0) is held to.
+
+    ``hours`` has a number for each of the 168 hours by the clocks of ``timezone``: the
+    group's place in the ``seasonal`` counts of features.  ``answers`` is the same for
+    prediction, score and label, whose rows may be others.
+    """
+
+    timezone: str = "UTC"
+    hours: list[int] = Field(min_length=168, max_length=168)
+    answers: list[int] = Field(min_length=168, max_length=168)
 
 
 class Calibrator(Contract):
@@ -131,6 +166,21 @@ class Calibrator(Contract):
     x: list[float] = []
     y: list[float] = []
     error: float
+
+
+class Projection(Contract):
+    """How pairs of features went together in the reference.
+
+    ``sums`` are the number of rows and, pair by pair, the sums of the products of rank
+    scores; ``variances`` are those of the pairs' correlations times the number of rows, 0
+    where there is none; ``dispersions`` how many times more they vary between the
+    reference's blocks.  Pairs are those of ``kedge_services.core.rank_pairs``.
+    """
+
+    features: list[str]
+    sums: list[int]
+    variances: list[float]
+    dispersions: list[float]
 
 
 class Reference(Event):
@@ -160,5 +210,7 @@ class Reference(Event):
     loss_counts: list[int] = []
     outside: int = 0
     calibrator: Calibrator | None = None
+    projection: Projection | None = None
     is_ordered: bool = True
+    seasons: Seasons | None = None
     lineage: dict[str, Any] = {}
