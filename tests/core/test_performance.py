@@ -13,9 +13,15 @@ from sklearn import metrics
 
 from kedge import Measure
 from kedge_services.core.deltas import PerformanceDelta
-from kedge_services.core.performance import coverage, label_drift, performance_measures, wilson
+from kedge_services.core.performance import (
+    coverage,
+    label_drift,
+    performance_measures,
+    selection_measures,
+    wilson,
+)
 from kedge_services.core.references import describe
-from kedge_services.core.sketches import FIXED_POINT
+from kedge_services.core.sketches import FIXED_POINT, LabelledScores, score_bins
 
 
 def counted(labels: Sequence[str], predicted: Sequence[str]) -> PerformanceDelta:
@@ -144,3 +150,87 @@ def test_label_drift_needs_evidence_and_size() -> None:
     assert detection.kind == "label-drift"
     few = counted(["a"] * 60 + ["b"] * 20, ["a"] * 80)
     assert label_drift(few, reference, alpha=1e-4) == (None, None)
+
+
+def scored(scores: Sequence[float], labels: Sequence[bool]) -> PerformanceDelta:
+    rows = [(score, label, 1) for score, label in zip(scores, labels, strict=True)]
+    return PerformanceDelta(
+        predicted=len(rows), labelled=len(rows), scores=LabelledScores.of(rows),
+        offered=score_bins(scores),
+    )  # fmt: skip
+
+
+def test_scores_of_a_binary_model_give_ranking_and_calibration() -> None:
+    rng = np.random.default_rng(1)
+    scores = rng.random(2_000)
+    labels = rng.random(2_000) < scores
+    delta = scored(scores.tolist(), labels.tolist())
+    found = by_name(performance_measures(delta, classes=["a", "b"], positive="b"))
+    auc = found["auc"]
+    oracle = metrics.roc_auc_score(labels, scores)
+    assert auc.value == pytest.approx(oracle, abs=found["auc_binning_bound"].value or 0)
+    assert (auc.low or 1) < oracle < (auc.high or 0)
+    assert found["brier"].value == pytest.approx(metrics.brier_score_loss(labels, scores))
+    assert found["ece"].n == 2_000
+    delta.confusion = {"a": {"a": 1}}
+    top = by_name(performance_measures(delta, classes=["a", "b", "c"], positive=None))
+    assert {"ece"} <= set(top)
+    assert not {"auc", "brier"} & set(top)
+
+
+def test_labels_of_one_class_have_no_area_and_say_so() -> None:
+    delta = scored([0.1, 0.7], [True, True])
+    found = by_name(performance_measures(delta, classes=["a", "b"], positive="b"))
+    assert (found["auc"].value, found["auc"].note) == (None, "the labels are all of one class")
+    assert found["brier"].value == pytest.approx((0.81 + 0.09) / 2)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("ab"), st.dictionaries(st.sampled_from("ab"), st.integers(-9, 9))
+    ),
+    st.integers(-3, 3),
+)
+def test_counts_below_zero_of_a_correction_half_seen_never_raise(
+    confusion: dict[str, dict[str, int]], labelled: int
+) -> None:
+    one = FIXED_POINT
+    delta = PerformanceDelta(3, labelled, confusion, -one, one, scores=LabelledScores.of([]))
+    for classes, positive in (["a", "b"], "b"), (["a", "b", "c"], None), ([], None):
+        for measure in performance_measures(delta, classes=classes, positive=positive):
+            assert measure.value is not None
+            assert measure.value >= 0
+    assert coverage(delta).is_enough is False
+    assert selection_measures(delta) == []
+
+
+def test_labels_of_high_scores_only_are_not_representative() -> None:
+    rng = np.random.default_rng(6)
+    scores = rng.random(3_000)
+    chance = rng.random(3_000)
+
+    def found(is_labelled: np.ndarray) -> list[Measure]:
+        delta = scored(scores[is_labelled].tolist(), [True] * int(is_labelled.sum()))
+        delta.offered = score_bins(scores.tolist())
+        return selection_measures(delta)
+
+    [measure] = found(chance < scores)
+    assert measure.note == "labels not representative"
+    assert measure.low is not None
+    assert 0.1 < measure.low < (measure.value or 0)
+    assert found(chance < 0.01) == []  # 30 labels say nothing
+    assert found(chance < 2.0) == []  # all are labelled
+    [measure] = found(chance < 0.6)
+    assert measure.note is None
+
+
+def test_labels_by_chance_are_seldom_called_not_representative() -> None:
+    rng = np.random.default_rng(8)
+    called = 0
+    for _ in range(300):
+        scores = rng.random(400)
+        is_labelled = rng.random(400) < 0.5
+        delta = scored(scores[is_labelled].tolist(), [True] * int(is_labelled.sum()))
+        delta.offered = score_bins(scores.tolist())
+        called += sum(m.note is not None for m in selection_measures(delta))
+    assert called <= 15

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
-from kedge.monitor_checks import FEATURE_METRICS, PERFORMANCE_METRICS, WINDOW_METRICS
+from kedge.monitor import Performance
+from kedge.monitor_checks import (
+    FAIRNESS_METRICS,
+    FEATURE_METRICS,
+    PERFORMANCE_METRICS,
+    WINDOW_METRICS,
+)
 from kedge.trainers import TRAINERS, Task
 from kedge_services.core.binning import FeatureBinner
+from kedge_services.core.budget import Budget
 from kedge_services.core.deltas import DriftDelta, PerformanceDelta
-from kedge_services.core.detectors import Budget, DriftJudge
+from kedge_services.core.detectors import DriftJudge
+from kedge_services.core.fairness import MEASURES
 from kedge_services.core.performance import performance_measures
 from kedge_services.core.references import build_reference
+from kedge_services.core.river_detectors import RIVER
+from kedge_services.core.sketches import LabelledScores
 from kedge_services.trainer.families import family, learns_on
 
 
@@ -31,11 +43,23 @@ def test_rules_may_be_about_every_metric_of_performance(
     task: str, classes: list[str], positive: str | None
 ) -> None:
     table = {"a": {"a": 5, "b": 1}, "b": {"a": 1, "b": 5}, "c": {"c": 1}}
+    scores = LabelledScores.of([(0.2, False, 1), (0.7, True, 1), (0.4, True, 1)])
     counts = PerformanceDelta(
-        predicted=13, labelled=13, confusion={k: table[k] for k in classes}, absolute_error=9
-    )
+        predicted=13, labelled=13, confusion={k: table[k] for k in classes}, absolute_error=9,
+        scores=scores,
+    )  # fmt: skip
     found = {m.name for m in performance_measures(counts, classes=classes, positive=positive)}
-    assert found == set(PERFORMANCE_METRICS[task])
+    # How far binning moves the area is no figure to hold a model to.
+    assert found - {"auc_binning_bound"} == set(PERFORMANCE_METRICS[task])
+
+
+def test_rules_may_be_about_every_measure_of_fairness() -> None:
+    assert FAIRNESS_METRICS == MEASURES
+
+
+def test_the_detectors_a_monitor_may_name_are_those_there_are() -> None:
+    named = get_args(get_args(Performance.model_fields["detectors"].annotation)[0])
+    assert named == ("e-sr", *RIVER)
 
 
 def test_rules_may_be_about_every_measure_of_drift() -> None:

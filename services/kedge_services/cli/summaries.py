@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from kedge import Monitor
 from kedge.base import label_text
-from kedge.monitor import Retrain, Rule, format_duration
+from kedge.monitor import Retrain, Rule, Segment, format_duration
 from kedge.monitor_checks import LOCAL
 
 __all__ = ["summary"]
@@ -32,7 +32,9 @@ def _parts(monitor: Monitor) -> Iterator[tuple[str, str]]:
     yield "reference", f"from {monitor.reference.source}"
     yield "drift", f"false alarms: at most {monitor.drift.false_alarms}"
     if monitor.segments:
-        yield "segments", ", ".join(segment.name for segment in monitor.segments)
+        yield "segments", ", ".join(map(_segment, monitor.segments))
+    if monitor.labelled and monitor.performance.detectors != ["e-sr"]:
+        yield "detectors", _detectors(monitor)
     for rule in monitor.rules:
         yield "rule", _rule(rule)
     yield "retrain", "never" if monitor.retrain is None else _retrain(monitor.retrain)
@@ -65,6 +67,17 @@ def _labels(monitor: Monitor) -> str:
         f"waited for {format_duration(monitor.label_horizon)}, "
         f"for their prediction {format_duration(monitor.outcome_wait)}; performance by {panes}"
     )
+
+
+def _segment(segment: Segment) -> str:
+    base = "" if segment.base is None else f" (against {label_text(segment.base)})"
+    return segment.name + base
+
+
+def _detectors(monitor: Monitor) -> str:
+    named = monitor.performance.detectors
+    others = ", ".join(name for name in named if name != "e-sr")
+    return f"{', '.join(named)}; the false alarms of {others} are outside the budget"
 
 
 def _rule(rule: Rule) -> str:

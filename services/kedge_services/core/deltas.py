@@ -138,8 +138,8 @@ class PerformanceDelta:
     versions they are the model's labels, shadows or not.  ``answers`` counts all
     predictions, labelled or not, by the text of their class.
     ``confusion[label][predicted]`` counts by the labels' text, ``scores`` the labelled
-    by score; for regression ``absolute_error`` and ``squared_error`` are sums in
-    :data:`FIXED_POINT`.
+    by score, ``offered`` all predictions by the bin of that score; for regression
+    ``absolute_error`` and ``squared_error`` are sums in :data:`FIXED_POINT`.
     """
 
     predicted: int = 0
@@ -150,6 +150,7 @@ class PerformanceDelta:
     served: int = 0
     answers: dict[str, int] = field(default_factory=dict)
     scores: LabelledScores = field(default_factory=LabelledScores)
+    offered: dict[int, int] = field(default_factory=dict)
 
     def add(self, other: PerformanceDelta) -> None:
         """Add the other's counts to these."""
@@ -162,6 +163,7 @@ class PerformanceDelta:
         for label, row in other.confusion.items():
             _count_up(self.confusion.setdefault(label, {}), row)
         self.scores.add(other.scores)
+        _count_up(self.offered, other.offered)
 
     def encode(self) -> dict[str, Any]:
         """Give JSON data."""
@@ -174,6 +176,7 @@ class PerformanceDelta:
             "served": self.served,
             "answers": dict(self.answers),
             "scores": self.scores.encode(),
+            "offered": sorted(self.offered.items()),
         }
 
     @classmethod
@@ -188,6 +191,7 @@ class PerformanceDelta:
             served=data["served"],
             answers=dict(data["answers"]),
             scores=LabelledScores.decode(data["scores"]),
+            offered=dict(data["offered"]),
         )
 
 

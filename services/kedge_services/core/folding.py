@@ -29,9 +29,9 @@ from kedge_services.core.deltas import (
     PerformanceDelta,
 )
 from kedge_services.core.entries import Held, Labelled, Pair
-from kedge_services.core.intake import answer
+from kedge_services.core.intake import answer, score_of
 from kedge_services.core.plans import Plan
-from kedge_services.core.sketches import FIXED_POINT, LabelledScores
+from kedge_services.core.sketches import FIXED_POINT, LabelledScores, score_bins
 
 __all__ = ["Fold", "PaneDelta", "Series", "id_hash", "loss_steps"]
 
@@ -77,9 +77,11 @@ class _Performance:
 
     delta: PerformanceDelta = field(default_factory=PerformanceDelta)
     scored: list[tuple[float, bool, int]] = field(default_factory=list)
+    offered: list[float] = field(default_factory=list)
 
     def take(self) -> PerformanceDelta:
         self.delta.scores = LabelledScores.of(self.scored)
+        self.delta.offered = score_bins(self.offered)
         return self.delta
 
 
@@ -120,6 +122,8 @@ class Fold:
         for pane in self._performance_of(held):
             delta = pane.delta
             delta.predicted += 1
+            if held.score is not None:
+                pane.offered.append(held.score)
             if isinstance(answered, str):
                 delta.answers[answered] = delta.answers.get(answered, 0) + 1
 
@@ -242,6 +246,7 @@ class Fold:
             answers=None
             if reference.score is None or plan.regression
             else [answer(plan, output) for output in outputs],
+            answer_scores=_compared(plan, outputs),
             latencies=latencies if any(latencies) else None,
         )
         return PaneDelta("drift", series, start_ms, end_ms, drift)
@@ -318,6 +323,16 @@ def _score(output: OutputRow | None) -> float | None:
     if output.score is None and output.scores:
         return max(output.scores.values())
     return output.score
+
+
+def _compared(plan: Plan, outputs: Sequence[OutputRow | None]) -> list[float | None] | None:
+    """Give the scores that labels are compared with, where those are not the drift test's.
+
+    Of two classes' scores that is the positive's, and not the higher one.
+    """
+    if plan.positive is None or not any(o is not None and o.scores for o in outputs):
+        return None
+    return [score_of(plan, output) for output in outputs]
 
 
 def _tally(table: dict[str, dict[str, int]], label: str, answered: str, sign: int) -> None:

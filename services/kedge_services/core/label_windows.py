@@ -12,41 +12,39 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kedge import Measure, Monitor, Pane
-from kedge.events import Detection
 from kedge_services.core.deltas import LabelsDelta
-from kedge_services.core.detectors import Budget
 from kedge_services.core.drift_windows import KEPT_PANES
 from kedge_services.core.folding import Series
+from kedge_services.core.label_detectors import Cell, LabelDetectors
 from kedge_services.core.lookup import Lookup
 from kedge_services.core.performance import wilson
 from kedge_services.core.publishing import Content, Publisher, WindowKey
-from kedge_services.core.sequential import MIN_LOSSES, ErrorRateDetector
 from kedge_services.core.shelf import Shelf
 from kedge_services.core.sketches import FIXED_POINT
 
-__all__ = ["PAUSED_PANES", "LabelWindows"]
-
-#: Panes for which a detector is silent after an alarm.
-PAUSED_PANES = 8
+__all__ = ["LabelWindows"]
 
 
 @dataclass(slots=True)
 class _Cells:
-    """The cells that start in one window: ``{start: [end, labelled, loss]}``."""
+    """The cells that start in one window, by their start."""
 
     end_ms: int
     due_ms: int
     is_closed: bool = False
-    cells: dict[int, list[int]] = field(default_factory=dict)
+    cells: dict[int, Cell] = field(default_factory=dict)
 
     def encode(self) -> list[Any]:
-        cells = [[start, *cell] for start, cell in sorted(self.cells.items())]
+        cells = [
+            [start, cell.end_ms, cell.labels.encode()] for start, cell in sorted(self.cells.items())
+        ]
         return [self.end_ms, self.due_ms, self.is_closed, cells]
 
     @classmethod
     def decode(cls, data: list[Any]) -> _Cells:
         end_ms, due_ms, is_closed, cells = data
-        return cls(end_ms, due_ms, is_closed, {start: cell for start, *cell in cells})
+        decoded = {start: Cell(end, LabelsDelta.decode(labels)) for start, end, labels in cells}
+        return cls(end_ms, due_ms, is_closed, decoded)
 
 
 class LabelWindows:
@@ -64,9 +62,7 @@ class LabelWindows:
     def __init__(self, look: Lookup, publisher: Publisher) -> None:
         self._look, self._publisher = look, publisher
         self.cells: Shelf[_Cells] = Shelf("label-cells", _Cells.encode, _Cells.decode)
-        self.detectors: Shelf[ErrorRateDetector] = Shelf(
-            "error-rate", ErrorRateDetector.encode, ErrorRateDetector.decode
-        )
+        self.detectors = LabelDetectors(look)
         self.closed: Shelf[int] = Shelf("label-model", int, int)
         self._keys: dict[str, set[tuple[Series, int]]] = {}
 
@@ -93,9 +89,7 @@ class LabelWindows:
             cells.is_closed = closed_ms is not None and cells.due_ms <= closed_ms
             self.cells[*series, start_ms] = cells
             self._keys.setdefault(pane.model, set()).add((series, start_ms))
-        cell = cells.cells.setdefault(pane.start_ms, [pane.end_ms, 0, 0])
-        cell[1] += delta.labelled
-        cell[2] += delta.loss
+        cells.cells.setdefault(pane.start_ms, Cell(pane.end_ms)).labels.add(delta)
         self.cells.touch((*series, start_ms))
         if cells.is_closed:
             key = WindowKey.of("labels", series, 1, start_ms)
@@ -119,11 +113,8 @@ class LabelWindows:
             cells.is_closed = True
             self.cells.touch((*series, start_ms))
             self.closed[model,] = due_ms
-            content = Content(0)
-            if monitor.task == "regression":
-                content.status = "insufficient"  # an error without bound has no error rate
-            else:
-                self._feed(series, cells, monitor, content)
+            found = self.detectors.feed(series, cells.cells, monitor)
+            content = Content(0, found.measures, found.status, found.detections)
             key = WindowKey.of("labels", series, 1, start_ms)
             self._send(key, cells, monitor, content, now_ms)
         if due:
@@ -138,50 +129,6 @@ class LabelWindows:
         if cells is not None and monitor is not None:
             self._send(key, cells, monitor, Content(0), now_ms)
 
-    def _feed(self, series: Series, cells: _Cells, monitor: Monitor, content: Content) -> None:
-        """Let the detector see the cells in time order; put its verdict into the content."""
-        name = (series.model, series.version)
-        detector = self.detectors.get(name)
-        if detector is None:
-            self.detectors[name] = detector = self._new_detector(series, cells.end_ms)
-        per_week = Budget.of(monitor).per_week
-        tested = False
-        for start_ms, (end_ms, labelled, loss) in sorted(cells.cells.items()):
-            before = detector.seen
-            evidence = detector.update(
-                labelled=labelled, errors=loss / FIXED_POINT, start_ms=start_ms, end_ms=end_ms,
-                per_week=per_week,
-            )  # fmt: skip
-            tested |= detector.seen > before
-            if evidence is not None:
-                threshold = detector.threshold(end_ms, per_week)
-                content.detections.append(_detection(detector, cells, evidence, threshold))
-                detector.reset(end_ms + PAUSED_PANES * monitor.pane_ms)
-        self.detectors.touch(name)
-        if content.detections:
-            content.status = "alarm"
-        elif not tested:
-            content.status = "learning" if detector.learning else "insufficient"
-        if not detector.learning:
-            n = sum(labelled for _, labelled, _ in cells.cells.values())
-            content.measures.append(
-                Measure(
-                    name="e_sr",
-                    value=detector.evidence,
-                    n=n,
-                    threshold=detector.threshold(cells.end_ms, per_week),
-                )
-            )
-
-    def _new_detector(self, series: Series, at_ms: int) -> ErrorRateDetector:
-        reference = self._look.reference(series.reference_id) if series.reference_id else None
-        if reference is None:
-            reference = self._look.reference_for(series.model, series.version, at_ms)
-        loss = None if reference is None else reference.loss
-        if loss is None or "errors" not in loss or loss["n"] < MIN_LOSSES:
-            return ErrorRateDetector()
-        return ErrorRateDetector(n=float(loss["n"]), errors=float(loss["errors"]))
-
     def _send(
         self,
         key: WindowKey,
@@ -190,8 +137,8 @@ class LabelWindows:
         content: Content,
         now_ms: int,
     ) -> None:
-        labelled = sum(cell[1] for cell in cells.cells.values())
-        loss = sum(cell[2] for cell in cells.cells.values()) / FIXED_POINT
+        labelled = sum(cell.labels.labelled for cell in cells.cells.values())
+        loss = sum(cell.labels.loss for cell in cells.cells.values()) / FIXED_POINT
         content.n = content.labelled = labelled
         if labelled > 0 and monitor.task == "regression":
             content.measures.insert(0, Measure(name="mae", value=loss / labelled, n=labelled))
@@ -218,20 +165,3 @@ class LabelWindows:
                 keys.discard((series, start_ms))
                 del self.cells[*series, start_ms]
         self._publisher.prune("labels", model, before_ms)
-
-
-def _detection(
-    detector: ErrorRateDetector, cells: _Cells, evidence: float, threshold: float
-) -> Detection:
-    labelled = sum(cell[1] for cell in cells.cells.values())
-    errors = sum(cell[2] for cell in cells.cells.values()) / FIXED_POINT
-    rate = errors / labelled
-    return Detection(
-        kind="error-rate",
-        detector="e_sr",
-        value=rate,
-        threshold=detector.p0,
-        evidence=evidence,
-        summary=f"error rate {rate:.3f} in {labelled} labels, at most {detector.p0:.3f} before; "
-        f"evidence {evidence:.3g} of {threshold:.3g}",
-    )

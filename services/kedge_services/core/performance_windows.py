@@ -14,23 +14,35 @@ and when the last is final.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from kedge import Monitor, Pane
+from kedge import Measure, Monitor, Pane
 from kedge.base import WindowKind, label_text
+from kedge_services.core.budget import SCALES, Budget
 from kedge_services.core.deltas import PerformanceDelta
-from kedge_services.core.detectors import Budget
+from kedge_services.core.detectors import is_near
 from kedge_services.core.drift_windows import KEPT_PANES
 from kedge_services.core.folding import Series
 from kedge_services.core.lookup import Lookup
-from kedge_services.core.performance import coverage, label_drift, performance_measures
+from kedge_services.core.overdispersion import LABEL, overdispersion
+from kedge_services.core.performance import (
+    coverage,
+    label_drift,
+    performance_measures,
+    selection_measures,
+)
 from kedge_services.core.publishing import Content, Publisher, WindowKey
+from kedge_services.core.segment_windows import PaneKey, Segments
 from kedge_services.core.shelf import Shelf
 
 __all__ = ["PerformanceWindows"]
 
 _KIND: WindowKind = "performance"
+
+Settle = Callable[[WindowKey, int, Sequence[Measure], bool], list[Measure]]
+"""Gives more measures of a final window: its key, end, measures, whether labels are enough."""
 
 
 @dataclass(slots=True)
@@ -61,25 +73,13 @@ class _Model:
         return cls(*data)
 
 
-class _Key(NamedTuple):
-    model: str
-    version: str
-    segment: str
-    reference_id: str
-    start_ms: int
-
-    @property
-    def series(self) -> Series:
-        return Series(*self[:4])
-
-
 @dataclass(slots=True)
 class _Agenda:
     """What is still to be done with the panes of a model, by the time it is due."""
 
-    unpublished: list[tuple[int, _Key]] = field(default_factory=list)
-    unfinished: list[tuple[int, _Key]] = field(default_factory=list)
-    changed: dict[_Key, None] = field(default_factory=dict)
+    unpublished: list[tuple[int, PaneKey]] = field(default_factory=list)
+    unfinished: list[tuple[int, PaneKey]] = field(default_factory=list)
+    changed: dict[PaneKey, None] = field(default_factory=dict)
 
 
 class PerformanceWindows:
@@ -91,21 +91,24 @@ class PerformanceWindows:
         Monitors and references.
     publisher
         Where windows go.
+    settle
+        Holds to its labels what was expected of a final window.
     """
 
-    def __init__(self, look: Lookup, publisher: Publisher) -> None:
-        self._look, self._publisher = look, publisher
+    def __init__(self, look: Lookup, publisher: Publisher, settle: Settle) -> None:
+        self._look, self._publisher, self._settle = look, publisher, settle
         self.panes: Shelf[_Pane] = Shelf("performance-pane", _Pane.encode, _Pane.decode)
         self.models: Shelf[_Model] = Shelf("performance-model", _Model.encode, _Model.decode)
         self.starts: Shelf[int] = Shelf("performance-series", int, int)
         self._agendas: dict[str, _Agenda] = {}
-        self._keys: dict[str, set[_Key]] = {}
+        self._keys: dict[str, set[PaneKey]] = {}
+        self._segments = Segments(lambda key: self.panes[key].delta)
 
     def start(self) -> None:
         """Find again what is due after the state was restored."""
         for plain, pane in sorted(self.panes.items()):
-            key = _Key(*plain)  # type: ignore[arg-type]
-            self._keys.setdefault(key.model, set()).add(key)
+            key = PaneKey(*plain)  # type: ignore[arg-type]
+            self._note(key)
             sent = self._publisher.get(self._window(key))
             if sent is None:
                 self._agenda(key).unpublished.append((pane.end_ms, key))
@@ -118,7 +121,7 @@ class PerformanceWindows:
 
     def add(self, pane: Pane, delta: PerformanceDelta) -> None:
         """Take a delta."""
-        key = _Key(pane.model, pane.version, pane.segment, pane.reference_id, pane.start_ms)
+        key = PaneKey(pane.model, pane.version, pane.segment, pane.reference_id, pane.start_ms)
         model = self.models.get((pane.model,))
         if model is None:
             self.models[pane.model,] = model = _Model()
@@ -131,19 +134,30 @@ class PerformanceWindows:
         mine = self.panes.get(key)
         if mine is None:
             self.panes[key] = mine = _Pane(pane.end_ms, PerformanceDelta())
-            self._keys.setdefault(pane.model, set()).add(key)
+            self._note(key)
             heapq.heappush(self._agenda(key).unpublished, (pane.end_ms, key))
         mine.delta.add(delta)
         self.panes.touch(key)
         first_ms = self.starts.get(key.series)
         if first_ms is None or pane.start_ms < first_ms:
             self.starts[key.series] = pane.start_ms
+        length = pane.end_ms - pane.start_ms
         if self._publisher.get(self._window(key)) is not None:
             self._agenda(key).changed[key] = None
-            self._publisher.outdate(self._window(key))
-            self._outdate_longer(key, pane.end_ms - pane.start_ms)
+            self._outdate(key, length)
+        for other in self._segments.changed(key, self._look.monitor(key.model, key.start_ms)):
+            self._outdate(other, length)
 
-    def _outdate_longer(self, key: _Key, length: int) -> None:
+    def _note(self, key: PaneKey) -> None:
+        self._keys.setdefault(key.model, set()).add(key)
+        self._segments.note(key)
+
+    def _outdate(self, key: PaneKey, length: int) -> None:
+        if self._publisher.get(self._window(key)) is not None:
+            self._publisher.outdate(self._window(key))
+            self._outdate_longer(key, length)
+
+    def _outdate_longer(self, key: PaneKey, length: int) -> None:
         """Have final windows of several panes revised; the others will be sent again anyway."""
         monitor = self._look.monitor(key.model, key.start_ms)
         for scale in set(monitor.windows.scales) - {1} if monitor else ():
@@ -152,6 +166,12 @@ class PerformanceWindows:
                 sent = self._publisher.get(window)
                 if sent is not None and sent.is_final:
                     self._publisher.outdate(window)
+
+    def ends(self, model: str, until_ms: int) -> list[int]:
+        """Give the ends, in order, of the panes that are to be published by then."""
+        agenda = self._agendas.get(model)
+        due = agenda.unpublished if agenda is not None else ()
+        return sorted({end_ms for end_ms, _ in due if end_ms <= until_ms})
 
     def advance(
         self, model: str, *, predictions_ms: int | None, outcomes_ms: int | None, now_ms: int
@@ -194,7 +214,7 @@ class PerformanceWindows:
 
     # ----------------------------------------------------------------- sending
 
-    def _send_pane(self, key: _Key, *, final: bool, now_ms: int) -> None:
+    def _send_pane(self, key: PaneKey, *, final: bool, now_ms: int) -> None:
         pane, monitor = self.panes[key], self._look.monitor(key.model, key.start_ms)
         if monitor is None:
             return
@@ -207,7 +227,7 @@ class PerformanceWindows:
             for scale in sorted(set(monitor.windows.scales) - {1}):
                 self._send_longer(key, scale, monitor, now_ms=now_ms)
 
-    def _send_longer(self, key: _Key, scale: int, monitor: Monitor, *, now_ms: int) -> None:
+    def _send_longer(self, key: PaneKey, scale: int, monitor: Monitor, *, now_ms: int) -> None:
         """Send the windows of several panes that this pane completes."""
         series, length = key.series, self.panes[key].end_ms - key.start_ms
         for back in range(scale):
@@ -217,7 +237,7 @@ class PerformanceWindows:
             if start_ms < self.starts[series] or last is None:
                 continue
             parts = [
-                self._publisher.get(self._window(_Key(*series, at)))
+                self._publisher.get(self._window(PaneKey(*series, at)))
                 for at in range(start_ms, end_ms, length)
                 if (*series, at) in self.panes
             ]
@@ -251,8 +271,15 @@ class PerformanceWindows:
             labelled=counts.labelled,
             label_coverage=gate.share,
         )
+        content.measures += selection_measures(counts)
         if gate.is_enough and key.scale == 1 and not key.segment:
             self._test_labels(key, counts, monitor, content)
+        if key.segment and positive is not None:
+            self._segments.compare(
+                key, end_ms, counts, monitor=monitor, positive=positive, content=content
+            )
+        if final and key.scale == 1 and not key.segment:
+            content.measures += self._settle(key, end_ms, content.measures, gate.is_enough)
         self._publisher.send(
             key, end_ms, content, decided=decided, final=final, now_ms=now_ms,
         )  # fmt: skip
@@ -265,10 +292,13 @@ class PerformanceWindows:
             return
         tests = len(reference.features) + 1
         tests += (reference.prediction is not None) + (reference.score is not None)
-        alpha = Budget.of(monitor).drift / (max(4, len(monitor.windows.scales)) * tests)
-        measure, detection = label_drift(counts, reference.label, alpha=alpha)
+        alpha = Budget.of(monitor).drift / (max(SCALES, len(monitor.windows.scales)) * tests)
+        phi = overdispersion(reference)[LABEL]
+        measure, detection = label_drift(counts, reference.label, alpha=alpha, dispersion=phi)
         if measure is not None:
             content.measures.append(measure)
+            if is_near(measure, alpha):
+                content.near.append("label-drift")
         if detection is not None:
             content.detections.append(detection)
             content.status = "alarm"
@@ -294,6 +324,7 @@ class PerformanceWindows:
         keys = self._keys[model]
         for key in [key for key in keys if self.panes[key].end_ms <= state.forgotten_ms]:
             keys.discard(key)
+            self._segments.forget(key)
             del self.panes[key]
         alive = {key.series for key in keys}
         for series in self.starts:
@@ -301,16 +332,16 @@ class PerformanceWindows:
                 del self.starts[series]
         self._publisher.prune(_KIND, model, state.forgotten_ms)
 
-    def _agenda(self, key: _Key) -> _Agenda:
+    def _agenda(self, key: PaneKey) -> _Agenda:
         return self._agendas.setdefault(key.model, _Agenda())
 
-    def _due_ms(self, key: _Key, pane: _Pane) -> int:
+    def _due_ms(self, key: PaneKey, pane: _Pane) -> int:
         """Give the outcomes watermark at which the pane is final."""
         monitor = self._look.monitor(key.model, key.start_ms)
         return pane.end_ms + (monitor.horizon_ms if monitor else 0)
 
     @staticmethod
-    def _window(key: _Key) -> WindowKey:
+    def _window(key: PaneKey) -> WindowKey:
         return WindowKey.of(_KIND, key.series, 1, key.start_ms)
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "LabelledScores",
     "LatencyCounts",
     "ScoreCounts",
+    "score_bins",
 ]
 
 #: One in fixed point: sums of reals are kept as integers of 2**-30.
@@ -180,6 +181,19 @@ class ScoreCounts:
         counts.n[data["bins"]] = data["n"]
         counts.total[data["bins"]] = data["total"]
         return counts
+
+
+def score_bins(scores: Sequence[float]) -> dict[int, int]:
+    """Count finite scores by bin; those beyond 0 and 1 are in the outer ones.
+
+    >>> score_bins([0.5, 0.501, 1.0, -3.0])
+    {0: 1, 50: 2, 99: 1}
+    """
+    if not scores:
+        return {}
+    bins = _bins_of(np.clip(np.array(scores, dtype=np.float64), 0.0, 1.0))
+    used, counts = np.unique(bins, return_counts=True)
+    return dict(zip(used.tolist(), counts.tolist(), strict=True))
 
 
 def _bins_of(scores: NDArray[np.float64]) -> _Ints:

@@ -35,6 +35,7 @@ from kedge_services.core.learning import Learner
 from kedge_services.core.lookup import Lookup
 from kedge_services.core.performance_windows import PerformanceWindows
 from kedge_services.core.publishing import Publisher
+from kedge_services.core.reconciling import Reconciler
 from kedge_services.core.shelf import Change, Shelf
 
 __all__ = ["Windows"]
@@ -88,8 +89,11 @@ class Windows:
         self._publisher = Publisher(revise_interval_ms)
         self._learner = Learner()
         self._look = look
-        self._drift = DriftWindows(self._look, self._publisher, self._learner)
-        self._performance = PerformanceWindows(self._look, self._publisher)
+        self._reconciler = Reconciler(self._look, self._publisher)
+        self._drift = DriftWindows(
+            self._look, self._publisher, self._learner, self._reconciler.estimates
+        )
+        self._performance = PerformanceWindows(self._look, self._publisher, self._reconciler.settle)
         self._labels = LabelWindows(self._look, self._publisher)
         self._sources: Shelf[Progress] = Shelf(
             "source", lambda p: p.model_dump(mode="json"), Progress.model_validate
@@ -98,10 +102,14 @@ class Windows:
         drift, performance, labels = self._drift, self._performance, self._labels
         shelves: list[Shelf[Any]] = [self._sources, self._marks]
         shelves += [self._publisher.sent, self._publisher.labelled]
-        shelves += [self._learner.samples, self._learner.learnt]
+        learner = self._learner
+        shelves += [learner.samples, learner.learnt, learner.blocks.shelf, learner.settled]
+        shelves += [learner.hours.shelf]
         shelves += [drift.panes, drift.models, drift.starts]
         shelves += [performance.panes, performance.models, performance.starts]
-        shelves += [labels.cells, labels.detectors, labels.closed]
+        shelves += [self._reconciler.panes, self._reconciler.ledgers, self._reconciler.forgotten]
+        shelves += [labels.cells, labels.closed]
+        shelves += [labels.detectors.sequential, labels.detectors.river]
         self._shelves = {shelf.name: shelf for shelf in shelves}
         self._has_progress = False
         self._sources_expected = 0
@@ -115,7 +123,9 @@ class Windows:
 
     def start(self) -> None:
         """Go on from the restored state."""
-        for part in (self._publisher, self._drift, self._performance, self._labels):
+        for part in (
+            self._publisher, self._drift, self._performance, self._labels, self._reconciler,
+        ):  # fmt: skip
             part.start()
 
     def changes(self) -> Iterator[Change]:
@@ -136,6 +146,8 @@ class Windows:
             self._marks[pane.model,] = _Marks(pane.start_ms)
         delta = decode_delta(pane.kind, pane.counts)
         if isinstance(delta, DriftDelta | LearningDelta):
+            if isinstance(delta, DriftDelta):
+                self._reconciler.add(pane, delta)
             self._drift.add(pane, delta, now_ms)
         elif isinstance(delta, PerformanceDelta):
             self._performance.add(pane, delta)
@@ -224,16 +236,29 @@ class Windows:
         marks.labels_ms = _later(marks.labels_ms, for_labels)
         if marks != before:
             self._marks.touch((model,))
-        if marks.predictions_ms is not None and marks.predictions_ms != before.predictions_ms:
-            self._drift.close(model, marks.predictions_ms, now_ms)
-        self._performance.advance(
-            model,
-            predictions_ms=marks.predictions_ms,
-            outcomes_ms=marks.outcomes_ms,
-            now_ms=now_ms,
-        )
+        self._close(model, marks, before, now_ms)
         if marks.labels_ms is not None and marks.labels_ms != before.labels_ms:
             self._labels.close(model, marks.labels_ms, now_ms)
+
+    def _close(self, model: str, marks: _Marks, before: _Marks, now_ms: int) -> None:
+        """Close drift windows and advance performance windows, however many are due at once.
+
+        They take turns, because drift windows tell what became of earlier estimates.
+        """
+        until_ms = marks.predictions_ms
+        if until_ms is not None:
+            for end_ms in self._performance.ends(model, until_ms):
+                self._drift.close(model, until_ms, now_ms, until_ms=end_ms)
+                self._performance.advance(
+                    model, predictions_ms=end_ms, outcomes_ms=marks.outcomes_ms, now_ms=now_ms
+                )
+            if until_ms != before.predictions_ms:
+                self._drift.close(model, until_ms, now_ms)
+        self._performance.advance(
+            model, predictions_ms=until_ms, outcomes_ms=marks.outcomes_ms, now_ms=now_ms
+        )
+        for key in self._reconciler.take_outdated():
+            self._drift.revise(key, now_ms)
 
 
 def _later(before: int | None, now: int | None) -> int | None:
