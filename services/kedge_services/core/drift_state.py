@@ -1,0 +1,83 @@
+"""What drift windows are made of and remembered by, as it lies on their shelves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from kedge_services.core.deltas import DriftDelta
+from kedge_services.core.folding import Series
+
+__all__ = ["DriftKey", "DriftModel", "DriftPane"]
+
+
+@dataclass(slots=True)
+class DriftPane:
+    """The rows of one series in a pane; of a learning version only their number."""
+
+    end_ms: int
+    is_learning: bool
+    delta: DriftDelta
+
+    def encode(self) -> list[Any]:
+        """Give JSON data."""
+        return [self.end_ms, self.is_learning, self.delta.encode()]
+
+    @classmethod
+    def decode(cls, data: list[Any]) -> DriftPane:
+        """Read what :meth:`encode` gave."""
+        return cls(data[0], data[1], DriftDelta.decode(data[2]))
+
+
+@dataclass(slots=True)
+class DriftModel:
+    """Where a model is.
+
+    Attributes
+    ----------
+    closed_ms
+        End of the last pane that closed.
+    quiet
+        Empty panes since the last one with rows.
+    active
+        Series with rows in that one.
+    dropped
+        Rows that came after their pane was forgotten.
+    """
+
+    closed_ms: int | None = None
+    quiet: int = 0
+    active: list[Series] = field(default_factory=list)
+    dropped: int = 0
+
+    def encode(self) -> dict[str, Any]:
+        """Give JSON data."""
+        active = [list(series) for series in self.active]
+        return {
+            "closed_ms": self.closed_ms,
+            "quiet": self.quiet,
+            "active": active,
+            "dropped": self.dropped,
+        }
+
+    @classmethod
+    def decode(cls, data: Mapping[str, Any]) -> DriftModel:
+        """Read what :meth:`encode` gave."""
+        active = [Series(*series) for series in data["active"]]
+        return cls(data["closed_ms"], data["quiet"], active, data["dropped"])
+
+
+class DriftKey(NamedTuple):
+    """Which pane of which series."""
+
+    model: str
+    version: str
+    segment: str
+    reference_id: str
+    start_ms: int
+
+    @property
+    def series(self) -> Series:
+        """The series it belongs to."""
+        return Series(*self[:4])
