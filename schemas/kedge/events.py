@@ -104,7 +104,8 @@ class Example(Event):
 class Measure(Contract):
     """One number of a window, with its interval and the threshold it is held to.
 
-    Without ``value`` there is none to give, and ``note`` says why.
+    Without ``value`` there is none to give, and ``note`` says why; a ``note`` beside a value
+    says why it was not tested.
     """
 
     name: str
@@ -131,7 +132,11 @@ class Detection(Contract):
 
 
 class Window(Event):
-    """An event-time interval of one series; readers keep the highest revision."""
+    """An event-time interval of one series; readers keep the highest revision.
+
+    ``near_alarms`` are the kinds of which a test came close: an effect above its floor, at
+    ten times the p-value that alarms or less.  Such a window ends no alert.
+    """
 
     window_id: Name
     kind: WindowKind
@@ -152,6 +157,7 @@ class Window(Event):
     status: Literal["ok", "learning", "insufficient", "alarm"] = "ok"
     measures: list[Measure] = []
     detections: list[Detection] = []
+    near_alarms: list[AlertKind] = []
 
 
 class Alert(Event):

@@ -228,7 +228,9 @@ def test_the_features_of_one_kind_are_one_alert() -> None:
     broken = Detection(
         kind="integrity", detector="null", feature="age", summary="age: null in 5.0% of 500 rows"
     )
-    alerts = observe_all(new_watch("m"), [window(0, detections=[*found, broken])], monitor())
+    names = ["age", "loan", "salary", "car", *(f"f{i}" for i in range(5))]
+    nine = monitor(features={name: Feature(type="numeric") for name in names})
+    alerts = observe_all(new_watch("m"), [window(0, detections=[*found, broken])], nine)
     assert told(alerts) == [("data-drift", "firing"), ("integrity", "firing")]
     assert alerts[0].summary == (
         "m version k1: its inputs have drifted (loan, salary, car and 1 more); "

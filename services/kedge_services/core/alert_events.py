@@ -46,14 +46,15 @@ def publish(watch: Watch, moved: Moved, because: Because = "recovered") -> Itera
 
 
 def _incident(watch: Watch, instance: Instance) -> str:
-    """Give the incident an alert belongs to: one that goes on, or overlaps in time."""
+    """Give the incident an alert belongs to: one that goes on, overlaps or is reopened."""
     head = watch.head
     goes_on = any(other.phase is Phase.FIRING for other in watch.instances.values())
     overlaps = instance.starts_ms < head.incident_ends_ms
     if head.incident_id is not None and (goes_on or overlaps):
         return head.incident_id
-    watch.put(replace(head, incident_id=instance.alert_id))
-    return instance.alert_id
+    incident_id = instance.incident_id or instance.alert_id
+    watch.put(replace(head, incident_id=incident_id))
+    return incident_id
 
 
 def _alert(instance: Instance, status: AlertStatus, because: Because) -> Alert:

@@ -40,14 +40,26 @@ def time_text(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def detections_text(detections: Sequence[Detection]) -> str:
-    """Say what was detected; the detections are of one kind, the clearest first."""
+def detections_text(detections: Sequence[Detection], *, features: int = 0, panes: int = 1) -> str:
+    """Say what was detected; the detections are of one kind, the clearest first.
+
+    Parameters
+    ----------
+    features
+        Of the model: when half of them or more are named, the cause lies before the model.
+    panes
+        That the window is long.
+    """
     first = detections[0]
     names = list(dict.fromkeys(d.feature for d in detections if d.feature is not None))
     text = _WHAT.get(first.kind, first.kind)
     if names:
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         text += f" ({', '.join(names[:SHOWN])}{more})"
+        if len(names) > 1 and 2 * len(names) >= features > 0:
+            text += f", {len(names)} of {features} features at once: look upstream"
+    if panes > 1:
+        text += f", over {panes} panes"
     numbers = first.summary.rstrip(".") or _numbers(first)
     if not numbers:
         return text

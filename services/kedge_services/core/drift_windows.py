@@ -7,17 +7,19 @@ believed idle) revise the counts of a window, never its verdict.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from kedge import Monitor, Pane, Reference
+from kedge import Measure, Monitor, Pane, Reference
+from kedge_services.core import describing
+from kedge_services.core.budget import Budget
 from kedge_services.core.deltas import DriftDelta, LearningDelta
-from kedge_services.core.detectors import Budget, DriftJudge
+from kedge_services.core.detectors import DriftJudge, Trial
+from kedge_services.core.drift_state import DriftKey, DriftModel, DriftPane
 from kedge_services.core.folding import Series
 from kedge_services.core.learning import Learner
 from kedge_services.core.lookup import Lookup
 from kedge_services.core.publishing import Content, Publisher, WindowKey
+from kedge_services.core.seasons import SeasonalReferences
 from kedge_services.core.shelf import Shelf
 
 __all__ = ["KEPT_PANES", "QUIET_PANES", "DriftWindows"]
@@ -27,69 +29,9 @@ QUIET_PANES = 8
 #: Panes kept beyond the largest scale, for rows that come after their pane closed.
 KEPT_PANES = 16
 
-
-@dataclass(slots=True)
-class _Pane:
-    """The rows of one series in a pane; of a learning version only their number."""
-
-    end_ms: int
-    is_learning: bool
-    delta: DriftDelta
-
-    def encode(self) -> list[Any]:
-        return [self.end_ms, self.is_learning, self.delta.encode()]
-
-    @classmethod
-    def decode(cls, data: list[Any]) -> _Pane:
-        return cls(data[0], data[1], DriftDelta.decode(data[2]))
-
-
-@dataclass(slots=True)
-class _Model:
-    """Where a model is.
-
-    Attributes
-    ----------
-    closed_ms
-        End of the last pane that closed.
-    quiet
-        Empty panes since the last one with rows.
-    active
-        Series with rows in that one.
-    dropped
-        Rows that came after their pane was forgotten.
-    """
-
-    closed_ms: int | None = None
-    quiet: int = 0
-    active: list[Series] = field(default_factory=list)
-    dropped: int = 0
-
-    def encode(self) -> dict[str, Any]:
-        active = [list(series) for series in self.active]
-        return {
-            "closed_ms": self.closed_ms,
-            "quiet": self.quiet,
-            "active": active,
-            "dropped": self.dropped,
-        }
-
-    @classmethod
-    def decode(cls, data: Mapping[str, Any]) -> _Model:
-        active = [Series(*series) for series in data["active"]]
-        return cls(data["closed_ms"], data["quiet"], active, data["dropped"])
-
-
-class _Key(NamedTuple):
-    model: str
-    version: str
-    segment: str
-    reference_id: str
-    start_ms: int
-
-    @property
-    def series(self) -> Series:
-        return Series(*self[:4])
+Estimates = Callable[[WindowKey, int, DriftDelta, Reference, Sequence[Measure]], list[Measure]]
+"""Gives measures of the performance to expect in a window: its key, end, counts, what they are
+held to, and the measures of its tests."""
 
 
 class DriftWindows:
@@ -103,30 +45,36 @@ class DriftWindows:
         Where windows go.
     learner
         Takes the panes of versions without reference as they close.
+    estimates
+        What else there is to say of a window.
     """
 
-    def __init__(self, look: Lookup, publisher: Publisher, learner: Learner) -> None:
+    def __init__(
+        self, look: Lookup, publisher: Publisher, learner: Learner, estimates: Estimates
+    ) -> None:
         self._look, self._publisher, self._learner = look, publisher, learner
-        self.panes: Shelf[_Pane] = Shelf("drift-pane", _Pane.encode, _Pane.decode)
-        self.models: Shelf[_Model] = Shelf("drift-model", _Model.encode, _Model.decode)
+        self._estimates = estimates
+        self.panes: Shelf[DriftPane] = Shelf("drift-pane", DriftPane.encode, DriftPane.decode)
+        self.models: Shelf[DriftModel] = Shelf("drift-model", DriftModel.encode, DriftModel.decode)
         self.starts: Shelf[int] = Shelf("drift-series", int, int)
-        self._keys: dict[str, set[_Key]] = {}
+        self._keys: dict[str, set[DriftKey]] = {}
         self._judges: dict[str, tuple[Reference, DriftJudge]] = {}
+        self._seasons = SeasonalReferences()
 
     def start(self) -> None:
         """Find the panes of every model again after the state was restored."""
         for plain in self.panes:
-            key = _Key(*plain)  # type: ignore[arg-type]
+            key = DriftKey(*plain)  # type: ignore[arg-type]
             self._keys.setdefault(key.model, set()).add(key)
 
     # ------------------------------------------------------------------ counts
 
     def add(self, pane: Pane, delta: DriftDelta | LearningDelta, now_ms: int) -> None:
         """Take a delta; one for a closed pane revises the windows it is in."""
-        key = _Key(pane.model, pane.version, pane.segment, pane.reference_id, pane.start_ms)
+        key = DriftKey(pane.model, pane.version, pane.segment, pane.reference_id, pane.start_ms)
         model = self.models.get((pane.model,))
         if model is None:
-            self.models[pane.model,] = model = _Model()
+            self.models[pane.model,] = model = DriftModel()
         is_late = model.closed_ms is not None and pane.end_ms <= model.closed_ms
         if is_late and pane.end_ms <= self._forgotten_ms(pane.model, model):
             model.dropped += delta.rows
@@ -135,7 +83,7 @@ class DriftWindows:
         mine = self.panes.get(key)
         if mine is None:
             is_learning = isinstance(delta, LearningDelta)
-            self.panes[key] = mine = _Pane(pane.end_ms, is_learning, DriftDelta())
+            self.panes[key] = mine = DriftPane(pane.end_ms, is_learning, DriftDelta())
             self._keys.setdefault(pane.model, set()).add(key)
         if isinstance(delta, LearningDelta):
             mine.delta.rows += delta.rows
@@ -150,7 +98,7 @@ class DriftWindows:
         if is_late:
             self._outdate(key, pane.end_ms, now_ms)
 
-    def _outdate(self, key: _Key, end_ms: int, now_ms: int) -> None:
+    def _outdate(self, key: DriftKey, end_ms: int, now_ms: int) -> None:
         length, series = end_ms - key.start_ms, key.series
         own = WindowKey.of("drift", series, 1, key.start_ms)
         if self._publisher.get(own) is None:
@@ -167,8 +115,11 @@ class DriftWindows:
 
     # ----------------------------------------------------------------- closing
 
-    def close(self, model: str, watermark_ms: int, now_ms: int) -> None:
-        """Close, in order, every pane that ends by the watermark."""
+    def close(
+        self, model: str, watermark_ms: int, now_ms: int, *, until_ms: int | None = None
+    ) -> None:
+        """Close, in order, every pane that ends by the watermark and ``until_ms``."""
+        last_ms = watermark_ms if until_ms is None else min(watermark_ms, until_ms)
         state = self.models.get((model,))
         while state is not None:
             open_panes = sorted(
@@ -179,18 +130,18 @@ class DriftWindows:
             if state.closed_ms is not None:
                 empty = self._empty_pane(model, state, open_panes)
                 if empty is not None:
-                    if empty[1] > watermark_ms:
+                    if empty[1] > last_ms:
                         return
                     self._close_empty(model, state, *empty, now_ms)
                     continue
-            if not open_panes or open_panes[0][0] > watermark_ms:
+            if not open_panes or open_panes[0][0] > last_ms:
                 return
             end_ms = open_panes[0][0]
             keys = [key for end, key in open_panes if end == end_ms]
             self._close_full(model, state, keys, end_ms, watermark_ms, now_ms)
 
     def _empty_pane(
-        self, model: str, state: _Model, open_panes: list[tuple[int, _Key]]
+        self, model: str, state: DriftModel, open_panes: list[tuple[int, DriftKey]]
     ) -> tuple[int, int] | None:
         """Give the empty pane that comes next, if one does and is still worth a window."""
         monitor = self._look.monitor(model, state.closed_ms)
@@ -203,7 +154,7 @@ class DriftWindows:
         return start_ms, end_ms
 
     def _close_empty(
-        self, model: str, state: _Model, start_ms: int, end_ms: int, now_ms: int
+        self, model: str, state: DriftModel, start_ms: int, end_ms: int, now_ms: int
     ) -> None:
         state.quiet += 1
         state.closed_ms = end_ms
@@ -214,8 +165,8 @@ class DriftWindows:
     def _close_full(
         self,
         model: str,
-        state: _Model,
-        keys: list[_Key],
+        state: DriftModel,
+        keys: list[DriftKey],
         end_ms: int,
         watermark_ms: int,
         now_ms: int,
@@ -235,46 +186,72 @@ class DriftWindows:
                 )
             else:
                 self._learner.count(key.series, end_ms, pane.delta, monitor)
+                reference = self._reference(key.series)
+                if reference is not None and not reference.is_ordered:
+                    self._learner.settle(key.series, end_ms, pane.delta)
         self._prune(model, state)
 
     def _judge(self, series: Series, start_ms: int, end_ms: int, now_ms: int) -> None:
-        """Send the windows of a series that end with this pane."""
+        """Send the windows of a series that end with this pane, judged together."""
         monitor = self._look.monitor(series.model, start_ms)
         if monitor is None:
             return
-        pane = self.panes.get((*series, start_ms))
         reference, first_ms = self._held_to(series)
-        length, merged, panes = end_ms - start_ms, DriftDelta(), 0
+        length, merged = end_ms - start_ms, DriftDelta()
+        contents: dict[int, Content] = {}
+        trials: dict[int, Trial] = {}
+        rows: dict[int, int] = {}
         for scale in sorted(set(monitor.windows.scales)):
             window_ms = end_ms - scale * length
-            while panes < scale:
-                panes += 1
-                older = self.panes.get((*series, end_ms - panes * length))
-                if older is not None:
-                    merged.add(older.delta)
+            while len(rows) < scale:
+                self._merge(series, end_ms - (len(rows) + 1) * length, merged, rows)
             is_learning = first_ms is None or window_ms < first_ms
             if is_learning and scale > 1:
-                return
+                break
             if not self._is_whole(series, monitor, window_ms, length):
-                return
-            content = (
-                Content(pane.delta.rows if pane else 0, status="learning")
-                if is_learning
-                else self._content(merged, reference, monitor)
-            )
+                break
+            if is_learning:
+                contents[scale] = Content(merged.rows, status="learning")
+                break
+            contents[scale], trial = self._content(merged, reference, monitor, rows)
+            if trial is not None and reference is not None:
+                trials[scale] = trial
+                window = WindowKey.of("drift", series, scale, window_ms)
+                contents[scale].measures += self._estimates(
+                    window, end_ms, merged, reference, trial.measures
+                )
+        self._decide(contents, trials, reference, monitor)
+        for scale, content in contents.items():
             self._publisher.send(
-                WindowKey.of("drift", series, scale, window_ms), end_ms, content,
+                WindowKey.of("drift", series, scale, end_ms - scale * length), end_ms, content,
                 decided=True, final=True, now_ms=now_ms,
             )  # fmt: skip
+
+    def _merge(
+        self, series: Series, start_ms: int, merged: DriftDelta, rows: dict[int, int]
+    ) -> None:
+        """Add a pane to a window, and its rows to those of the window's panes."""
+        pane = self.panes.get((*series, start_ms))
+        rows[start_ms] = pane.delta.rows if pane else 0
+        if pane is not None:
+            merged.add(pane.delta)
 
     def _held_to(self, series: Series) -> tuple[Reference | None, int | None]:
         """Give the series' reference and from when on there are verdicts; None for never yet."""
         learnt = self._learner.find(series)
         if learnt is not None:
             return learnt.reference, learnt.valid_from_ms
-        reference = self._look.reference(series.reference_id) if series.reference_id else None
-        is_counted = reference is not None and reference.rows > 0
-        return reference, self.starts.get(series) if is_counted else None
+        reference = self._reference(series)
+        if reference is None or not reference.rows:
+            return reference, None
+        first_ms = self.starts.get(series)
+        if reference.is_ordered:
+            return reference, first_ms
+        reference, since_ms = self._learner.settled_reference(series, reference)
+        return reference, None if first_ms is None or since_ms is None else max(first_ms, since_ms)
+
+    def _reference(self, series: Series) -> Reference | None:
+        return self._look.reference(series.reference_id) if series.reference_id else None
 
     def _is_whole(self, series: Series, monitor: Monitor, window_ms: int, length: int) -> bool:
         """Say whether the series was there in the whole window, in panes of one length."""
@@ -284,22 +261,53 @@ class DriftWindows:
         return is_same and first_ms is not None and window_ms >= first_ms
 
     def _content(
-        self, merged: DriftDelta, reference: Reference | None, monitor: Monitor
-    ) -> Content:
+        self,
+        merged: DriftDelta,
+        reference: Reference | None,
+        monitor: Monitor,
+        rows: Mapping[int, int],
+    ) -> tuple[Content, Trial | None]:
+        """Measure a window; the trial, if there was one, is still to be decided.
+
+        ``rows`` are those of its panes, by their start.
+        """
+        content = Content(merged.rows, status="insufficient")
         if not merged.rows or reference is None:
-            return Content(merged.rows, status="insufficient")
+            return content, None
+        trial = self._judge_of(self._seasons.of(reference, monitor, rows)).test(merged)
+        content.measures += trial.measures
+        if len(rows) == 1:
+            content.measures += describing.measures(merged, reference)
+        return content, trial
+
+    def _judge_of(self, reference: Reference) -> DriftJudge:
         known = self._judges.get(reference.reference_id)
         if known is None or known[0] is not reference:
             known = self._judges[reference.reference_id] = (reference, DriftJudge(reference))
-        verdict = known[1].judge(
-            merged, budget=Budget.of(monitor), scales=len(monitor.windows.scales)
+        return known[1]
+
+    def _decide(
+        self,
+        contents: Mapping[int, Content],
+        trials: Mapping[int, Trial],
+        reference: Reference | None,
+        monitor: Monitor,
+    ) -> None:
+        """Put the verdicts on windows that end with one pane into their contents, by scale."""
+        if reference is None or not trials:
+            return
+        verdicts = self._judge_of(reference).decide(
+            trials, budget=Budget.of(monitor), scales=len(monitor.windows.scales)
         )
-        content = Content(merged.rows, verdict.measures, detections=verdict.detections)
-        if verdict.detections:
-            content.status = "alarm"
-        elif not verdict.tested:
-            content.status = "insufficient"
-        return content
+        for scale, verdict in verdicts.items():
+            content = contents[scale]
+            content.measures += verdict.measures
+            content.detections += verdict.detections
+            content.near += verdict.near
+            if content.detections:
+                content.status = "alarm"
+            elif verdict.tested:
+                content.status = "ok"
 
     # -------------------------------------------------------- revising, forgetting
 
@@ -311,25 +319,30 @@ class DriftWindows:
             return
         length = (sent.end_ms - key.start_ms) // key.scale
         merged = DriftDelta()
+        rows: dict[int, int] = {}
         for start_ms in range(key.start_ms, sent.end_ms, length):
-            pane = self.panes.get((*series, start_ms))
-            if pane is not None:
-                merged.add(pane.delta)
+            self._merge(series, start_ms, merged, rows)
         reference, first_ms = self._held_to(series)
         is_judged = first_ms is not None and key.start_ms >= first_ms
-        content = self._content(merged, reference if is_judged else None, monitor)
+        if not is_judged:
+            reference = None
+        content, trial = self._content(merged, reference, monitor, rows)
+        if trial is not None and reference is not None:
+            content.measures += self._estimates(key, sent.end_ms, merged, reference, trial.measures)
+        trials = {} if trial is None else {key.scale: trial}
+        self._decide({key.scale: content}, trials, reference, monitor)
         self._publisher.send(
             key, sent.end_ms, content, decided=True, final=True, now_ms=now_ms
         )  # fmt: skip
 
-    def _forgotten_ms(self, name: str, state: _Model) -> int:
+    def _forgotten_ms(self, name: str, state: DriftModel) -> int:
         closed_ms = state.closed_ms or 0
         monitor = self._look.monitor(name, closed_ms)
         if monitor is None:
             return 0
         return closed_ms - (max(monitor.windows.scales) + KEPT_PANES) * monitor.pane_ms
 
-    def _prune(self, model: str, state: _Model) -> None:
+    def _prune(self, model: str, state: DriftModel) -> None:
         before_ms = self._forgotten_ms(model, state)
         keys = self._keys.get(model, set())
         for key in [key for key in keys if self.panes[key].end_ms <= before_ms]:

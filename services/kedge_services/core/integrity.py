@@ -8,7 +8,8 @@ Good 1953: the number of categories seen once estimates how often a new one come
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -16,9 +17,21 @@ from numpy.typing import NDArray
 
 from kedge import Detection, FeatureReference, Measure, Reference
 from kedge_services.core.deltas import DriftDelta
+from kedge_services.core.overdispersion import counter_overdispersion
 from kedge_services.core.sketches import FeatureCounts
 
-__all__ = ["COUNTER_FLOOR", "LEAST_LN_P", "Z80", "IntegrityJudge", "rounded", "valid_rows"]
+__all__ = [
+    "COUNTER_FLOOR",
+    "LEAST_LN_P",
+    "Z80",
+    "Counted",
+    "IntegrityJudge",
+    "Suspect",
+    "ln_hypergeometric",
+    "ln_upper_tail",
+    "rounded",
+    "valid_rows",
+]
 
 #: A share that changed by less is not worth an alarm, whatever its p-value.
 COUNTER_FLOOR: Final = 0.005
@@ -26,67 +39,185 @@ COUNTER_FLOOR: Final = 0.005
 Z80: Final = 0.8416
 #: ln p below this is not told apart; floats end at e**-745.
 LEAST_LN_P: Final = -690.0
+#: Of these, too few are as suspect as too many.
+_BOTH_SIDES: Final = frozenset({"null"})
+_Ints = NDArray[np.int64]
 
 
 class _Counter(NamedTuple):
-    """A counter of a feature: ``k`` of ``n`` rows, in the reference ``known`` of ``rows``."""
+    """One counter of all features that have it: what does not depend on the window.
+
+    Attributes
+    ----------
+    features
+        Their numbers.
+    is_of_valid
+        Whether the values that could be judged are counted against, or all values.
+    known, rows
+        Of the reference: marked values, and all they are out of.
+    phi
+        Overdispersion.
+    read
+        Gives the marked values of one feature of a window.
+    """
 
     name: str
-    k: int
+    features: _Ints
+    is_of_valid: bool
+    known: _Ints
+    rows: _Ints
+    phi: NDArray[np.float64]
+    read: Callable[[FeatureCounts], int]
+
+
+class Suspect(NamedTuple):
+    """A counter that moved by more than the floor, for sure; ``ln_p`` says how surprising."""
+
+    feature: str
+    name: str
+    share: float
+    before: float
     n: int
-    known: int
-    rows: int
-    both_sides: bool = False
+    ln_p: float
+
+    def detection(self) -> Detection:
+        """Say that it is an alarm."""
+        what = self.name.replace("_", " ")
+        return Detection(
+            kind="integrity",
+            detector=f"{self.name}_share",
+            feature=self.feature,
+            value=self.share,
+            threshold=self.before,
+            evidence=self.ln_p,
+            summary=f"{self.feature}: {what} in {self.share:.1%} of {self.n} rows, "
+            f"before {self.before:.1%}",
+        )
+
+
+class Counted(NamedTuple):
+    """The counters of a window; ``tests`` is how many were tested."""
+
+    measures: list[Measure]
+    suspects: list[Suspect]
+    tests: int
 
 
 class IntegrityJudge:
     """Tests the counters of windows against their reference."""
 
     def __init__(self, reference: Reference) -> None:
-        self._features = reference.features
-        self._gaps = {
-            name: gaps
-            for name, feature in reference.features.items()
-            if feature.kind == "numeric" and (gaps := _gaps(feature)) is not None
-        }
+        features = {name: f for name, f in reference.features.items() if f.total}
+        self._names = list(features)
+        self._columns = list(_columns(features, counter_overdispersion(reference)))
 
-    def judge(self, window: DriftDelta, *, alpha: float) -> tuple[list[Measure], list[Detection]]:
+    def test(self, window: DriftDelta, valid: Mapping[str, int]) -> Counted:
         """Measure and test all counters.
 
         Parameters
         ----------
         window
             Merged panes, counted on the reference's bins.
-        alpha
-            For all counters of this window together; each gets an equal part.
+        valid
+            Values that could be judged, by feature.
         """
-        counters = [
-            (name, counter)
-            for name, before in self._features.items()
-            if (now := window.features.get(name)) is not None and now.total and before.total
-            for counter in self._counters(name, now, before)
-        ]
-        least = math.log(alpha / max(1, len(counters)))
-        judged = [_judge(name, counter, least) for name, counter in counters]
-        return [m for m, _ in judged], [d for _, d in judged if d is not None]
+        nothing = FeatureCounts.zero(0)
+        counts = [window.features.get(name, nothing) for name in self._names]
+        judged = np.array([valid.get(name, 0) for name in self._names], dtype=np.int64)
+        bad = np.array([c.null + c.nan + c.inf + c.type_error for c in counts], dtype=np.int64)
+        whole = Counted([], [], 0)
+        for column in self._columns:
+            n = (judged if column.is_of_valid else judged + bad)[column.features]
+            k = np.array([column.read(counts[i]) for i in column.features.tolist()])
+            found = self._test(column, k, n)
+            whole = Counted(*(mine + more for mine, more in zip(whole, found, strict=True)))
+        return whole
 
-    def _counters(
-        self, name: str, now: FeatureCounts, before: FeatureReference
-    ) -> Iterator[_Counter]:
-        n, rows = now.total, before.total
-        yield _Counter("null_share", now.null, n, before.null, rows, both_sides=True)
-        yield _Counter("type_error_share", now.type_error, n, before.type_error, rows)
-        yield _Counter("not_finite_share", now.nan + now.inf, n, before.nan + before.inf, rows)
-        n, rows = now.valid, valid_rows(before)
-        if not n or not rows:
-            return
-        if before.kind == "categorical":
-            yield _Counter("unseen_share", now.unseen, n, before.f1, rows)
-            return
-        yield _Counter("below_share", now.below, n, before.below, rows)
-        yield _Counter("above_share", now.above, n, before.above, rows)
-        if (gaps := self._gaps.get(name)) is not None:
-            yield _Counter("unseen_share", int(now.bins[gaps].sum()), n, before.f1, rows)
+    def _test(self, column: _Counter, k: _Ints, n: _Ints) -> Counted:
+        fit = np.flatnonzero(n)
+        k, n, known, rows = k[fit], n[fit], column.known[fit], column.rows[fit]
+        phi, names = column.phi[fit], [self._names[i] for i in column.features[fit].tolist()]
+        share, before = k / n, known / rows
+        variance = phi * share * (1 - share) / n
+        error = Z80 * np.sqrt(variance + phi * before * (1 - before) / rows)
+        is_suspect = np.abs(share - before) - error >= COUNTER_FLOOR
+        if column.name not in _BOTH_SIDES:
+            is_suspect &= share > before
+        # The exact tail costs most, so it is taken only where the effect is large enough.
+        suspects = {}
+        for i in np.flatnonzero(is_suspect).tolist():
+            numbers = (int(k[i]), int(n[i]), int(known[i]), int(rows[i]))
+            ln_p = ln_hypergeometric(
+                *numbers, phi=float(phi[i]), is_both_sides=column.name in _BOTH_SIDES
+            )
+            suspects[i] = Suspect(
+                names[i], column.name, float(share[i]), float(before[i]), numbers[1], ln_p
+            )
+        margin = Z80 * np.sqrt(variance)
+        lows, highs = np.maximum(0.0, share - margin), np.minimum(1.0, share + margin)
+        name = f"{column.name}_share"
+        measures = [
+            Measure(name=name, feature=f, value=v, low=low, high=high, n=rows, threshold=was)
+            for f, v, low, high, rows, was in zip(
+                names, *(a.tolist() for a in (share, lows, highs, n, before)), strict=True
+            )
+        ]
+        for i, suspect in suspects.items():
+            measures[i] = measures[i].model_copy(update={"evidence": suspect.ln_p})
+        return Counted(measures, list(suspects.values()), len(measures))
+
+
+def _columns(
+    features: Mapping[str, FeatureReference], phi: Mapping[str, Mapping[str, float]]
+) -> Iterator[_Counter]:
+    numbered = list(enumerate(features.items()))
+
+    def column(
+        name: str,
+        known: Mapping[int, int],
+        read: Callable[[FeatureCounts], int],
+        *,
+        is_of_valid: bool = True,
+    ) -> _Counter:
+        mine = [item for i, item in numbered if i in known]
+        rows = [valid_rows(f) if is_of_valid else f.total for _, f in mine]
+        return _Counter(
+            name,
+            np.array(list(known), dtype=np.int64),
+            is_of_valid,
+            np.array(list(known.values()), dtype=np.int64),
+            np.array(rows, dtype=np.int64),
+            np.array([phi[feature][name] for feature, _ in mine]),
+            read,
+        )
+
+    everything = [(i, f) for i, (_, f) in numbered]
+    judged = [(i, f) for i, f in everything if valid_rows(f)]
+    numeric = [(i, f) for i, f in judged if f.kind == "numeric"]
+    yield column("null", {i: f.null for i, f in everything}, lambda c: c.null, is_of_valid=False)
+    yield column(
+        "type_error",
+        {i: f.type_error for i, f in everything},
+        lambda c: c.type_error,
+        is_of_valid=False,
+    )
+    yield column(
+        "not_finite",
+        {i: f.nan + f.inf for i, f in everything},
+        lambda c: c.nan + c.inf,
+        is_of_valid=False,
+    )
+    unseen = {i: f.f1 for i, f in judged if f.kind == "categorical"}
+    yield column("unseen", unseen, lambda c: c.unseen)
+    yield column("below", {i: f.below for i, f in numeric}, lambda c: c.below)
+    yield column("above", {i: f.above for i, f in numeric}, lambda c: c.above)
+    for i, f in numeric:
+        if (gaps := _gaps(f)) is not None:
+            yield column("unseen", {i: f.f1}, partial(_in_gaps, gaps))
+
+
+def _in_gaps(gaps: _Ints, counts: FeatureCounts) -> int:
+    return int(counts.bins[gaps].sum()) if counts.bins.size else 0
 
 
 def valid_rows(reference: FeatureReference) -> int:
@@ -100,51 +231,37 @@ def rounded(ln_p: float) -> float:
     return float(f"{ln_p:.9g}")
 
 
-def _judge(feature: str, counter: _Counter, least: float) -> tuple[Measure, Detection | None]:
-    share, before = counter.k / counter.n, counter.known / counter.rows
-    variance = share * (1 - share) / counter.n
-    error = Z80 * math.sqrt(variance + before * (1 - before) / counter.rows)
-    measure = Measure(
-        name=counter.name,
-        feature=feature,
-        value=share,
-        low=max(0.0, share - Z80 * math.sqrt(variance)),
-        high=min(1.0, share + Z80 * math.sqrt(variance)),
-        n=counter.n,
-        threshold=before,
-    )
-    # The exact tail costs most, so it is taken only where the effect is large enough.
-    is_small = abs(share - before) - error < COUNTER_FLOOR
-    if is_small or (share < before and not counter.both_sides):
-        return measure, None
-    ln_p = _hypergeometric(counter)
-    measure = measure.model_copy(update={"evidence": ln_p})
-    if ln_p >= least:
-        return measure, None
-    what = counter.name.removesuffix("_share").replace("_", " ")
-    return measure, Detection(
-        kind="integrity",
-        detector=counter.name,
-        feature=feature,
-        value=share,
-        threshold=before,
-        evidence=ln_p,
-        summary=f"{feature}: {what} in {share:.1%} of {counter.n} rows, before {before:.1%}",
-    )
+def ln_hypergeometric(
+    k: int, n: int, known: int, rows: int, *, phi: float = 1.0, is_both_sides: bool = False
+) -> float:
+    """Give ln p of so many (or so few) of the k + known marked rows falling into the window.
 
-
-def _hypergeometric(counter: _Counter) -> float:
-    """Give ln p of so many (or so few) of the k + K marked rows falling into the window."""
-    k, n = counter.k, counter.n
-    marked, total = k + counter.known, n + counter.rows
-    if k * counter.rows > counter.known * n:
-        ln_p = ln_upper_tail(k, n, marked, total)
+    Parameters
+    ----------
+    k, n
+        Marked and all rows of the window.
+    known, rows
+        The same of the reference.
+    phi
+        Overdispersion: rows count for 1 / phi each, rounded against an alarm.
+    is_both_sides
+        Whether more and fewer were looked for.
+    """
+    fewer_n, fewer_rows = math.floor(n / phi), math.floor(rows / phi)
+    if k * rows > known * n:
+        ln_p = _ln_share(math.floor(k / phi), fewer_n, math.ceil(known / phi), fewer_rows)
     else:
         # As few marked rows are as many rows without the mark.
-        ln_p = ln_upper_tail(n - k, n, total - marked, total)
-    if counter.both_sides:
+        few, before = math.ceil(k / phi), math.floor(known / phi)
+        ln_p = _ln_share(fewer_n - few, fewer_n, fewer_rows - before, fewer_rows)
+    if is_both_sides:
         ln_p += math.log(2)
     return rounded(min(0.0, max(ln_p, LEAST_LN_P)))
+
+
+def _ln_share(k: int, n: int, known: int, rows: int) -> float:
+    k, known = max(0, min(k, n)), max(0, min(known, rows))
+    return ln_upper_tail(k, n, k + known, n + rows)
 
 
 def ln_upper_tail(k: int, n: int, marked: int, total: int) -> float:
@@ -174,7 +291,7 @@ def _ln_choose(n: int, k: int) -> float:
 
 def _gaps(feature: FeatureReference) -> NDArray[np.int64] | None:
     """Give the inner gap bins of a few-valued feature; None for any other."""
-    cuts = feature.cuts
+    cuts: Sequence[float] = feature.cuts
     if not cuts or len(cuts) % 2 or any(feature.counts[::2]):
         return None
     pairs = zip(cuts[::2], cuts[1::2], strict=True)

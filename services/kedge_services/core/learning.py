@@ -2,7 +2,12 @@
 
 First a sample is gathered; at the first pane boundary after 2,000 rows it
 makes the bins.  The rows of the panes that follow are counted on them, and
-from the pane after the last of those on there are verdicts.
+from the pane after the last of those on there are verdicts.  The counted panes are
+the reference's blocks, too.  Where the hours of the week are told apart, the counting
+goes on for three weeks.
+
+A reference whose rows are in no order has no blocks that would say how much counts vary in
+time.  Those of a series that is held to it are its first live panes.
 """
 
 from __future__ import annotations
@@ -12,8 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kedge import Monitor, Reference
+from kedge_services.core.blocks import BLOCKS, LiveBlocks, with_blocks
 from kedge_services.core.deltas import DriftDelta, LearningDelta
 from kedge_services.core.folding import Series
+from kedge_services.core.learnt_hours import LearntHours
 from kedge_services.core.references import Kind, learn_counts, learn_cuts
 from kedge_services.core.shelf import Shelf
 
@@ -69,6 +76,11 @@ class Learner:
             "sample", LearningDelta.encode, LearningDelta.decode
         )
         self.learnt: Shelf[Learnt] = Shelf("learnt", Learnt.encode, Learnt.decode)
+        self.blocks = LiveBlocks()
+        self.hours = LearntHours()
+        #: From when on series are judged that are held to references without order.
+        self.settled: Shelf[int] = Shelf("settled", int, int)
+        self._with_blocks: dict[Series, tuple[Reference, Reference]] = {}
         self._outbox: list[Reference] = []
 
     def add(self, series: Series, start_ms: int, delta: LearningDelta) -> None:
@@ -125,10 +137,21 @@ class Learner:
             return
         state.counted.add(delta)
         self.learnt.touch(version)
+        self.blocks.add(version, delta)
         panes = (end_ms - state.reference.effective_ms) // monitor.pane_ms
         is_slow = panes >= COUNTED_PANES and state.counted.rows >= SAMPLED_ROWS
-        if state.counted.rows >= COUNTED_ROWS or is_slow:
-            state.reference = learn_counts(state.reference, state.counted)
+        is_enough = state.counted.rows >= COUNTED_ROWS or is_slow
+        zone = monitor.timezone
+        if zone is not None:
+            self.hours.add(version, state.reference, end_ms - monitor.pane_ms, delta, zone)
+            is_enough = is_slow and self.hours.is_whole(version, end_ms, zone)
+        if is_enough:
+            counted = learn_counts(state.reference, state.counted)
+            state.reference = with_blocks(counted, self.blocks.get(version))
+            self.blocks.drop(version)
+            if zone is not None:
+                state.reference = self.hours.strata(version, state.reference, zone)
+            self.hours.drop(version)
             state.counted = DriftDelta()
             state.valid_from_ms = end_ms
             self._outbox.append(state.reference)
@@ -139,6 +162,26 @@ class Learner:
         if state is None or state.reference is None:
             return None
         return state if state.reference.reference_id == series.reference_id else None
+
+    def settle(self, series: Series, end_ms: int, delta: DriftDelta) -> None:
+        """Take a pane of a series that is held to a reference without order."""
+        if series in self.settled or not delta.rows:
+            return
+        if self.blocks.add(series, delta) == BLOCKS:
+            self.settled[series] = end_ms
+
+    def settled_reference(
+        self, series: Series, reference: Reference
+    ) -> tuple[Reference, int | None]:
+        """Give a reference without order with live blocks, and from when on they are whole."""
+        since_ms = self.settled.get(series)
+        if since_ms is None:
+            return reference, None
+        known = self._with_blocks.get(series)
+        if known is None or known[0] is not reference:
+            made = with_blocks(reference, self.blocks.get(series))
+            known = self._with_blocks[series] = (reference, made)
+        return known[1], since_ms
 
     def take(self) -> list[Reference]:
         """Give the references to be sent and begin anew."""

@@ -23,7 +23,18 @@ from typing import Self
 from kedge.base import AlertKind, AlertStatus, Severity, WindowKind
 from kedge.monitor import parse_duration
 
-__all__ = ["Hold", "Instance", "Moved", "Phase", "Quiet", "Verdict", "breach", "clear", "end"]
+__all__ = [
+    "Hold",
+    "Instance",
+    "Moved",
+    "Phase",
+    "Quiet",
+    "Verdict",
+    "breach",
+    "clear",
+    "end",
+    "linger",
+]
 
 #: So many windows an alert names: the first one that broke the rule, and the newest.
 WINDOW_IDS = 20
@@ -104,13 +115,15 @@ class Instance:
     clock_ms
         The latest event time it has seen.
     alarmed_ms
-        The latest end of a window that broke the rule.
+        The latest end of a window that broke the rule, or almost did.
     breaches, clears, strangers
         Windows in a row that broke the rule, that did not, and that came from
         other versions while the holder sent none.
     quiet
         The last quiet pane, not counted yet: a longer window that ends with it
         may still alarm.
+    incident_id
+        What groups it with others; an instance that is inactive remembers its last.
     """
 
     model: str
@@ -156,11 +169,18 @@ class Instance:
 Moved = tuple[Instance, AlertStatus | None]
 
 
-def breach(instance: Instance, verdict: Verdict, hold: Hold) -> Moved:
-    """Take a window that breaks the rule; ``hold`` is its ``for``."""
+def breach(instance: Instance, verdict: Verdict, hold: Hold, *, reopen_panes: int = 0) -> Moved:
+    """Take a window that breaks the rule; ``hold`` is its ``for``.
+
+    An alert that comes back so many panes after its end, for the same version, belongs to
+    the incident it belonged to before.  It is a new alert, since consumers know an alert
+    that ended by its id.
+    """
     status: AlertStatus | None = None
     if not instance.is_active:
+        reopens = _reopens(instance, verdict, reopen_panes)
         instance = _activate(instance, verdict)
+        instance = instance if reopens else replace(instance, incident_id=None)
         status = "pending"
     ids = (*instance.window_ids, verdict.window_id)
     instance = replace(
@@ -192,6 +212,21 @@ def breach(instance: Instance, verdict: Verdict, hold: Hold) -> Moved:
             "firing",
         )
     return instance, status
+
+
+def linger(instance: Instance, end_ms: int) -> Instance:
+    """Take a window that almost breaks the rule: the wait for quiet begins anew."""
+    if not instance.is_active:
+        return instance
+    return replace(
+        instance,
+        clock_ms=max(instance.clock_ms, end_ms),
+        alarmed_ms=max(instance.alarmed_ms, end_ms),
+        clears=0,
+        strangers=0,
+        quiet=None,
+        keep_firing_since_ms=None,
+    )
 
 
 def clear(instance: Instance, quiet: Quiet, keep: Hold, value: float | None = None) -> Moved:
@@ -257,5 +292,10 @@ def _activate(instance: Instance, verdict: Verdict) -> Instance:
         detail=verdict.detail,
         window_ids=(),
         labelled_total=verdict.labelled_total,
-        incident_id=None,
     )
+
+
+def _reopens(instance: Instance, verdict: Verdict, panes: int) -> bool:
+    if instance.resolved_at_ms is None or instance.version != verdict.version:
+        return False
+    return verdict.pane_ms - instance.resolved_at_ms < panes * (verdict.end_ms - verdict.pane_ms)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from kedge import Detection, Measure, Window
-from kedge.base import WindowKind
+from kedge.base import AlertKind, WindowKind
 from kedge_services.core.folding import Series
 from kedge_services.core.shelf import Shelf
 
@@ -48,12 +48,13 @@ class WindowKey(NamedTuple):
 
 @dataclass(slots=True)
 class Content:
-    """What is in a window; ``detections`` count when it is decided for the first time."""
+    """What is in a window; ``detections`` and ``near`` count when it is first decided."""
 
     n: int
     measures: list[Measure] = field(default_factory=list)
     status: Status = "ok"
     detections: list[Detection] = field(default_factory=list)
+    near: list[AlertKind] = field(default_factory=list)
     labelled: int = 0
     label_coverage: float | None = None
 
@@ -72,6 +73,7 @@ class Sent:
     is_final: bool = False
     is_stale: bool = False
     detections: list[Detection] = field(default_factory=list)
+    near: list[AlertKind] = field(default_factory=list)
 
     def encode(self) -> list[Any]:
         """Give JSON data."""
@@ -83,14 +85,15 @@ class Sent:
             self.is_final,
             self.is_stale,
             [d.model_dump(mode="json", exclude_none=True) for d in self.detections],
+            self.near,
         ]
 
     @classmethod
     def decode(cls, data: Sequence[Any]) -> Sent:
         """Read what :meth:`encode` gave."""
-        end_ms, revision, status, is_decided, is_final, is_stale, detections = data
+        end_ms, revision, status, is_decided, is_final, is_stale, detections, near = data
         found = [Detection.model_validate(d) for d in detections]
-        return cls(end_ms, revision, status, is_decided, is_final, is_stale, found)
+        return cls(end_ms, revision, status, is_decided, is_final, is_stale, found, near)
 
 
 class Publisher:
@@ -127,6 +130,10 @@ class Publisher:
         """Give what was sent of a window."""
         return self.sent.get(key)
 
+    def sent_of(self, kind: WindowKind, model: str) -> list[tuple[WindowKey, Sent]]:
+        """Give the windows of a kind that were sent and may still be revised."""
+        return [(key, self.sent[key]) for key in self._by_model.get((kind, model), ())]
+
     def send(
         self,
         key: WindowKey,
@@ -152,6 +159,7 @@ class Publisher:
         if not sent.is_decided or (final and not sent.is_final):
             sent.status = content.status
             sent.detections = content.detections if decided else []
+            sent.near = content.near if decided else []
         sent.is_decided |= decided
         sent.is_final |= final
         sent.is_stale = False
@@ -179,6 +187,7 @@ class Publisher:
                 status=sent.status,
                 measures=content.measures,
                 detections=sent.detections,
+                near_alarms=sent.near,
             )
         )
 

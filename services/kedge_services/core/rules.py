@@ -5,7 +5,8 @@ rule            breaks with               is over after
 =============== ========================= ==============================
 a user's own    ``for`` windows or time   ``keep_firing_for``
 a detection's   the first window that     8 panes in a row that were tested,
-kind            alarms, at any scale      none of which alarms at any scale
+kind            alarms, at any scale      none of which alarms, or almost,
+                                          at any scale
 no-data         3 panes without a row     the first row
 low-coverage    a final performance       a final one with half or more
                 window with less than
@@ -14,7 +15,8 @@ low-coverage    a final performance       a final one with half or more
 
 Only the first decided revision of a window counts.  Alerts follow the version
 that serves: when the first window of a new champion arrives, its windows
-carry an alert on, or it ends as ``superseded``.
+carry an alert on, or it ends as ``superseded``.  A detection's alert that is back
+within 24 panes of its end is of the same incident.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from kedge_services.core.lifecycle import (
     breach,
     clear,
     end,
+    linger,
 )
 from kedge_services.core.watch import Head, Watch
 
@@ -43,6 +46,8 @@ __all__ = ["NO_DATA_PANES", "QUIET_PANES", "drop", "fingerprint", "new_watch", "
 
 #: Panes without a detection after which an alert is over.
 QUIET_PANES = 8
+#: Panes after its end in which an alert's return reopens its incident.
+REOPEN_PANES = 24
 #: Panes without a row after which `no-data` fires.
 NO_DATA_PANES = 3
 #: Share of labels below which `low-coverage` fires, and the rows this takes:
@@ -183,11 +188,19 @@ class _Observer:
 
     def _detections(self) -> None:
         window = self.window
-        for instance in self.watch.active():
-            if self._watches(instance) and not self._is_stranger(instance):
-                quiet = instance.quiet
-                if quiet is not None and quiet.end_ms != window.end_ms:
-                    self._take(clear(replace(instance, quiet=None), quiet, Hold(QUIET_PANES)))
+        for instance in self._watched():
+            quiet = instance.quiet
+            if quiet is not None and quiet.end_ms != window.end_ms:
+                self._take(clear(replace(instance, quiet=None), quiet, Hold(QUIET_PANES)))
+        self._alarms()
+        for instance in self._watched():
+            if instance.kind in window.near_alarms:
+                self.watch.put(linger(instance, window.end_ms))
+            elif window.status in {"ok", "alarm"} and window.end_ms > instance.alarmed_ms:
+                self.watch.put(replace(instance, quiet=self.pane))
+
+    def _alarms(self) -> None:
+        window = self.window
         found: dict[AlertKind, list[Detection]] = {}
         for detection in sorted(window.detections, key=_by_size):
             if detection.kind != "rule" and detection.kind not in _COUNTED:
@@ -197,14 +210,20 @@ class _Observer:
                 value=detections[0].value,
                 threshold=detections[0].threshold,
                 features=tuple(dict.fromkeys(d.feature for d in detections if d.feature)),
-                detail=alert_text.detections_text(detections),
+                detail=alert_text.detections_text(
+                    detections, features=len(self.monitor.features), panes=window.scale
+                ),
             )
-            self._take(breach(self._built_in(kind, window.segment), verdict, _AT_ONCE))
-        if window.status in {"ok", "alarm"}:
-            for instance in self.watch.active():
-                is_mine = self._watches(instance) and not self._is_stranger(instance)
-                if is_mine and window.end_ms > instance.alarmed_ms:
-                    self.watch.put(replace(instance, quiet=self.pane))
+            instance = self._built_in(kind, window.segment)
+            self._take(breach(instance, verdict, _AT_ONCE, reopen_panes=REOPEN_PANES))
+
+    def _watched(self) -> list[Instance]:
+        """Give the active alerts of which this window could carry a detection."""
+        return [
+            instance
+            for instance in self.watch.active()
+            if self._watches(instance) and not self._is_stranger(instance)
+        ]
 
     def _watches(self, instance: Instance) -> bool:
         """Say whether this window could carry a detection of the instance."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Change", "Shelf"]
+__all__ = ["Change", "Key", "Shelf"]
 
 T = TypeVar("T")
 Key = tuple[str | int, ...]

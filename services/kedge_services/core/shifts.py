@@ -1,0 +1,153 @@
+"""Shifts: how far counts are from the reference's, and how sure one can be of it.
+
+All functions take many features at once, one a row, as integers; ``dispersion`` is the
+overdispersion phi of each row, by which numbers of rows are divided.
+
+References
+----------
+Kolmogorov-Smirnov p by the asymptotic bound of Smirnov 1939; Cohen 1988 for the effect w.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from kedge_services.core.integrity import LEAST_LN_P, Z80, rounded
+
+__all__ = ["Shift", "categorical_shift", "categorical_shifts", "distances", "numeric_shifts"]
+
+_Ints = NDArray[np.int64]
+_Floats = NDArray[np.float64]
+#: Rows a category must be expected to have in either sample to be tested by itself.
+_LEAST_EXPECTED = 5
+
+
+class Shift(NamedTuple):
+    """The outcome of one test: the effect with its lower bound, and the evidence."""
+
+    effect: float
+    low: float
+    ln_p: float
+
+
+def numeric_shifts(reference: _Ints, current: _Ints, dispersion: _Floats) -> list[Shift]:
+    """Kolmogorov-Smirnov row by row.
+
+    Parameters
+    ----------
+    reference, current
+        Shape (features, bins); every row has a count in both.
+    dispersion
+        Shape (features,).
+    """
+    big_n, n = reference.sum(axis=1), current.sum(axis=1)
+    big_f, f = np.cumsum(reference, axis=1), np.cumsum(current, axis=1)
+    # Integers: the place of the maximum must not depend on rounding.
+    differences = np.abs(f * big_n[:, None] - big_f * n[:, None])
+    at = differences.argmax(axis=1)
+    rows = np.arange(at.size)
+    d = differences[rows, at] / (n * big_n)
+    q = (f[rows, at] + big_f[rows, at]) / (n + big_n)
+    m = n * big_n / (n + big_n) / dispersion
+    low = np.maximum(0.0, d - Z80 * np.sqrt(q * (1 - q) / m))
+    ln_p = np.minimum(0.0, math.log(2) - 2 * m * d * d)
+    return [
+        Shift(effect, bound, rounded(p))
+        for effect, bound, p in zip(d.tolist(), low.tolist(), ln_p.tolist(), strict=True)
+    ]
+
+
+def categorical_shifts(reference: _Ints, current: _Ints, dispersion: _Floats) -> list[Shift]:
+    """Test shares row by row by the two-sample chi-square; the effect is Cohen's w.
+
+    Parameters
+    ----------
+    reference, current
+        Shape (features, categories): first what is in no category of its own (other and
+        unseen), then the categories; every row has a count in both.
+    dispersion
+        Shape (features,).
+
+    Notes
+    -----
+    Categories with fewer than 5 expected in either sample join the first one;
+    if that is still too few, it joins the smallest of the others, because the
+    tail of chi-square is wrong for rare cells.
+    """
+    big_n, n = reference.sum(axis=1), current.sum(axis=1)
+    r, c = _joined(reference, current)
+    pooled = r + c
+    used = pooled > 0
+    share = np.where(used, pooled, 1) / (n + big_n)[:, None]
+    terms = (r / big_n[:, None] - c / n[:, None]) ** 2 / share
+    # Exactly rounded sums, so that neither order nor padding matters.
+    w2 = np.array([math.fsum(row) for row in terms.tolist()])
+    df = used.sum(axis=1) - 1
+    m = n * big_n / (n + big_n) / dispersion
+    statistic = m * w2
+    tail = special.chdtrc(np.maximum(df, 1), statistic)
+    d = statistic - df
+    bound = d - Z80 * np.sqrt(2 * (df + 2 * np.maximum(d, 0.0)))
+    low = np.sqrt(np.maximum(0.0, bound) / m)
+    return [
+        Shift(effect, least, _ln(p)) if cells else Shift(0.0, 0.0, 0.0)
+        for effect, least, p, cells in zip(
+            np.sqrt(w2).tolist(), low.tolist(), tail.tolist(), df.tolist(), strict=True
+        )
+    ]
+
+
+def categorical_shift(reference: _Ints, current: _Ints, dispersion: float = 1.0) -> Shift:
+    """Test the shares of one feature.
+
+    Parameters
+    ----------
+    reference, current
+        Counts by category; the last one is everything else (other and unseen).
+    dispersion
+        The overdispersion phi.
+    """
+    # `categorical_shifts` has everything else first.
+    rows = [np.roll(counts, 1)[None, :] for counts in (reference, current)]
+    return categorical_shifts(*rows, np.array([dispersion]))[0]
+
+
+def distances(reference: _Ints, current: _Ints) -> list[tuple[float, float]]:
+    """PSI and Jensen-Shannon row by row, as in :mod:`kedge_services.core.distances`."""
+    used = (reference + current) > 0
+    bins = used.sum(axis=1, keepdims=True)
+    big_n, n = reference.sum(axis=1, keepdims=True), current.sum(axis=1, keepdims=True)
+    p, q = (reference + 0.5) / (big_n + bins / 2), (current + 0.5) / (n + bins / 2)
+    psi = np.where(used, (p - q) * np.log(p / q), 0.0).sum(axis=1)
+    p, q = reference / big_n, current / n
+    middle = (p + q) / 2
+    divergence = (special.rel_entr(p, middle) + special.rel_entr(q, middle)).sum(axis=1) / 2
+    js = np.sqrt(np.maximum(0.0, divergence))
+    return list(zip(psi.tolist(), js.tolist(), strict=True))
+
+
+def _joined(reference: _Ints, current: _Ints) -> tuple[_Ints, _Ints]:
+    """Give the cells that are tested; what joined another has zeros in both samples."""
+    big_n, n = reference.sum(axis=1), current.sum(axis=1)
+    pooled = reference + current
+    least = _LEAST_EXPECTED * (n + big_n) / np.minimum(n, big_n)
+    kept = pooled >= least[:, None]
+    kept[:, 0] = False
+    r, c = np.where(kept, reference, 0), np.where(kept, current, 0)
+    rest_r, rest_c = big_n - r.sum(axis=1), n - c.sum(axis=1)
+    smallest = np.where(kept, pooled, np.iinfo(np.int64).max).argmin(axis=1)
+    is_enough = (rest_r + rest_c >= least) | ~kept.any(axis=1)
+    rows = np.arange(n.size)
+    place = np.where(is_enough, 0, smallest)
+    r[rows, place] += rest_r
+    c[rows, place] += rest_c
+    return r, c
+
+
+def _ln(p: float) -> float:
+    return rounded(math.log(p) if p > 0 else LEAST_LN_P)
