@@ -9,8 +9,7 @@ is additive: counting a concatenation equals adding the counts of its parts.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,15 @@ from numpy.typing import NDArray
 
 from kedge.base import Scalar, label_text
 from kedge.panes import Calibrator, FeatureReference, Reference
+from kedge_services.core.columns import SCALARS, Values, aligned, clean, numbers, tally
 from kedge_services.core.deltas import DriftDelta
+from kedge_services.core.rank_pairs import Projector
 from kedge_services.core.sketches import FeatureCounts, LatencyCounts, ScoreCounts
 
 __all__ = [
     "Binner",
     "FeatureBinner",
+    "Values",
     "bin_values",
     "calibrated",
     "finite_numbers",
@@ -31,16 +33,10 @@ __all__ = [
     "output_score",
 ]
 
-Values = Sequence[Scalar | None] | NDArray[np.float64]
-
 #: Moments clip values that lie further from the centre, in steps.
 MOST_STEPS = 1 << 20
 #: So many squares of clipped steps (2**40 each) add exactly as floats.
 _EXACT_ROWS = 1 << 12
-
-_NUMBERS = frozenset({float, int, bool, type(None)})
-_FLOATS = _NUMBERS - {type(None)}
-_SCALARS = frozenset({float, int, bool, str, type(None)})
 
 
 class FeatureBinner:
@@ -72,6 +68,10 @@ class FeatureBinner:
         """Give the counts of no values at all."""
         return FeatureCounts.zero(self._size)
 
+    def prepared(self, values: Values) -> Values:
+        """Give a column in the form that is quickest where it is needed more than once."""
+        return values if self._cuts is None else clean(values)
+
     def count(self, values: Values) -> FeatureCounts:
         """Count a column.
 
@@ -88,7 +88,7 @@ class FeatureBinner:
         return self._count_numbers(values, self._cuts)
 
     def _count_numbers(self, values: Values, cuts: NDArray[np.float64]) -> FeatureCounts:
-        array, null, type_error, too_large = _numbers(values)
+        array, null, type_error, too_large = numbers(values)
         finite = array[np.isfinite(array)]
         finite.sort()
         not_numbers = int(np.isnan(array).sum())
@@ -137,7 +137,7 @@ class FeatureBinner:
             index = self._index
             return np.fromiter(
                 (
-                    type(v) in _SCALARS
+                    type(v) in SCALARS
                     and v is not None
                     and not (isinstance(v, float) and not math.isfinite(v))
                     and label_text(v) not in index
@@ -148,12 +148,12 @@ class FeatureBinner:
             )
         low = -math.inf if self._min is None else self._min
         high = math.inf if self._max is None else self._max
-        array = _aligned(values)
+        array = aligned(values)
         return np.isfinite(array) & ((array < low) | (array > high))
 
     def _count_categories(self, values: Values) -> FeatureCounts:
         counts = self.zero()
-        for value, number in _tally(values):
+        for value, number in tally(values):
             if value is None:
                 counts.null += number
             elif isinstance(value, float) and not math.isfinite(value):
@@ -161,7 +161,7 @@ class FeatureBinner:
                     counts.nan += number
                 else:
                     counts.inf += number
-            elif type(value) not in _SCALARS:
+            elif type(value) not in SCALARS:
                 counts.type_error += number
             elif (position := self._index.get(label_text(value))) is None:
                 counts.unseen += number
@@ -179,11 +179,19 @@ class Binner:
         Its features, prediction and score.
     declared
         The features to count, in this order; None: all of the reference.
+    multivariate
+        Whether to count how pairs of features go together too.
     """
 
-    __slots__ = ("_calibrator", "features", "prediction", "score")
+    __slots__ = ("_calibrator", "_projector", "features", "prediction", "score")
 
-    def __init__(self, reference: Reference, declared: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        reference: Reference,
+        declared: Sequence[str] | None = None,
+        *,
+        multivariate: bool = True,
+    ) -> None:
         names = reference.features if declared is None else declared
         self.features = {
             name: FeatureBinner(reference.features[name])
@@ -193,6 +201,9 @@ class Binner:
         self.prediction = _optional(reference.prediction)
         self.score = _optional(reference.score)
         self._calibrator = reference.calibrator
+        self._projector: Projector | None = None
+        if multivariate and reference.projection is not None:
+            self._projector = Projector(reference.projection.features, reference.features)
 
     def count(
         self,
@@ -216,8 +227,13 @@ class Binner:
         """
         delta = DriftDelta(rows=rows)
         outside: NDArray[np.bool_] | None = None
+        present = {
+            name: binner.prepared(columns[name])
+            for name, binner in self.features.items()
+            if name in columns
+        }
         for name, binner in self.features.items():
-            column = columns.get(name)
+            column = present.get(name)
             if column is None:
                 delta.features[name] = binner.zero()
                 delta.features[name].null = rows
@@ -227,6 +243,8 @@ class Binner:
                 mine = binner.is_outside(column)
                 outside = mine if outside is None else outside | mine
         delta.outside = 0 if outside is None else int(outside.sum())
+        if self._projector is not None:
+            delta.projection = self._projector.count(present, rows=rows)
         if self.prediction is not None and predictions is not None:
             delta.prediction = self.prediction.count(predictions)
         if self.score is not None and scores is not None:
@@ -272,7 +290,7 @@ def bin_values(reference: FeatureReference, values: Values) -> FeatureCounts:
 
 def finite_numbers(values: Values) -> NDArray[np.float64]:
     """Give the numbers that have a bin, sorted."""
-    array, *_ = _numbers(values)
+    array, *_ = numbers(values)
     finite = array[np.isfinite(array)]
     finite.sort()
     return finite
@@ -300,58 +318,7 @@ def _optional(reference: FeatureReference | None) -> FeatureBinner | None:
     return None if reference is None else FeatureBinner(reference)
 
 
-def _numbers(values: Values) -> tuple[NDArray[np.float64], int, int, int]:
-    """Give numbers as float64, and the numbers of nulls, wrong types and beyond-float integers."""
-    if isinstance(values, np.ndarray):
-        return values.astype(np.float64), 0, 0, 0
-    null = type_error = too_large = 0
-    numbers: Sequence[Any] = values
-    kinds = set(map(type, values))
-    if type(None) in kinds:
-        numbers = [value for value in numbers if value is not None]
-        null = len(values) - len(numbers)
-    if not kinds <= _NUMBERS:
-        present = len(numbers)
-        numbers = [value for value in numbers if type(value) in _NUMBERS]
-        type_error = present - len(numbers)
-    try:
-        array = np.array(numbers, dtype=np.float64)
-    except OverflowError:
-        kept = [value for value in numbers if not isinstance(value, int) or _fits(value)]
-        too_large = len(numbers) - len(kept)
-        array = np.array(kept, dtype=np.float64)
-    return array, null, type_error, too_large
-
-
-def _aligned(values: Values) -> NDArray[np.float64]:
-    """Give one float for every value, in place; NaN for what is no float."""
-    if isinstance(values, np.ndarray):
-        return values.astype(np.float64)
-    return np.array(
-        [v if type(v) in _FLOATS and _fits(v) else math.nan for v in values],  # type: ignore[arg-type]
-        dtype=np.float64,
-    )
-
-
 def _exact_sum(values: NDArray[np.float64]) -> int:
     return sum(
         int(values[at : at + _EXACT_ROWS].sum()) for at in range(0, values.size, _EXACT_ROWS)
     )
-
-
-def _fits(value: float) -> bool:
-    try:
-        float(value)
-    except OverflowError:
-        return False
-    return True
-
-
-def _tally(values: Values) -> Iterable[tuple[Any, int]]:
-    """Count equal values; True, 1 and 1.0 are equal to Python, so booleans are kept apart."""
-    if isinstance(values, np.ndarray):
-        return Counter(values.tolist()).items()
-    if bool in (kinds := set(map(type, values))) and kinds & {int, float}:
-        apart = Counter(zip(map(type, values), values, strict=True))
-        return [(value, number) for (_, value), number in apart.items()]
-    return Counter(values).items()

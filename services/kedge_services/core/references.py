@@ -30,6 +30,7 @@ from kedge_services.core.binning import (
     output_score,
 )
 from kedge_services.core.deltas import DriftDelta, LearningDelta
+from kedge_services.core.rank_pairs import project
 from kedge_services.core.sketches import FeatureCounts
 
 __all__ = [
@@ -162,11 +163,13 @@ def build_reference(  # noqa: PLR0913 -- every argument is named by its caller
         regression = scores is None and _all_floats(predictions or labels)
     answers: Kind = "numeric" if regression else "categorical"
     loss = None if losses is None else _loss(losses, regression=regression)
+    features = {name: describe(kind, columns[name]) for name, kind in kinds.items()}
     parts: dict[str, Any] = {
         "model": model,
         "version": version,
         "rows": lengths.pop(),
-        "features": {name: describe(kind, columns[name]) for name, kind in kinds.items()},
+        "features": features,
+        "projection": project(features, columns, blocks=BLOCKS),
         "prediction": describe(answers, predictions) if predictions else None,
         "score": describe("numeric", scores, cuts=SCORE_CUTS) if scores else None,
         "label": describe(answers, labels) if labels else None,

@@ -1,0 +1,356 @@
+"""Rank scores and the sums of their products: how pairs of features go together.
+
+A *rank score* is an integer that says how far up the reference's distribution the bin of
+a value lies.  A pane keeps the sums of the scores' products, pair by pair; with the
+features' own counts they give the rank correlation of every pair in any window of panes.
+
+Products are integers of at most 2**10, and of a batch of :data:`_EXACT_ROWS` floats add
+them exactly in any order: the sums do not depend on batches, partitions or the machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kedge.base import Scalar, label_text
+from kedge.panes import FeatureReference, Projection
+from kedge_services.core.columns import SCALARS, Values, aligned
+from kedge_services.core.sketches import FeatureCounts
+
+__all__ = [
+    "MOST_PAIRS",
+    "Projector",
+    "correlations",
+    "margins",
+    "order_of",
+    "pairs_of",
+    "project",
+    "rank_scores",
+]
+
+_Ints = NDArray[np.int64]
+_Floats = NDArray[np.float64]
+#: All pairs of up to 51 features; of more each feature is paired with some others.
+MOST_PAIRS: Final = 1_275
+#: Rank scores lie within -32..32.
+_HALF: Final = 32
+#: So many products of two scores (2**10 each) add exactly as 32-bit floats.
+_EXACT_ROWS: Final = 1 << 13
+#: A variance below this is that of a constant.
+_CRUMBS: Final = 1e-9
+
+
+def rank_scores(name: str, feature: FeatureReference) -> _Ints:
+    """Give the rank score of every bin of a feature.
+
+    Parameters
+    ----------
+    name
+        Of the feature.
+    feature
+        Counted.
+
+    Returns
+    -------
+    ndarray
+        int64, shape (bins + 2,): the bins', that of the unseen, and 0 for what is no
+        value (null, not finite, a wrong type).
+
+    Notes
+    -----
+    The score is 64 times the bin's mid-rank minus a half, rounded, so that its mean over
+    the reference is about zero.  Categories have no order, so they get a pseudo-random
+    one from their names; the same for all others and for the unseen.
+    """
+    counts = np.array([*feature.counts, 0], dtype=np.int64)
+    order = np.arange(counts.size)
+    if feature.kind == "categorical":
+        names = [f"={category}" for category in feature.categories] + ["others", "unseen"]
+        order = np.array(sorted(order.tolist(), key=lambda i: _digest(name, names[i])))
+    total = int(counts.sum())
+    scores = np.zeros(counts.size + 1, dtype=np.int64)
+    if total:
+        placed = counts[order]
+        # Twice the mid-rank is an integer, so this rounds the same everywhere.
+        doubled = 2 * np.cumsum(placed) - placed
+        scores[order] = np.rint((doubled - total) * _HALF / total).astype(np.int64)
+    return scores
+
+
+def order_of(features: Sequence[str]) -> list[str]:
+    """Put features in the order their pairs are made of; of many a pseudo-random one."""
+    names = list(features)
+    if math.comb(len(names), 2) <= MOST_PAIRS:
+        return names
+    return sorted(names, key=_digest)
+
+
+@cache
+def pairs_of(features: int) -> tuple[_Ints, _Ints]:
+    """Give the pairs of so many features, as two arrays of positions; not to be changed.
+
+    All of them up to :data:`MOST_PAIRS`; of more features each is paired with the next
+    few on a ring, so that the number of pairs grows no faster than the features.
+    """
+    partners = _partners(features)
+    if partners is None:
+        first, second = np.triu_indices(features, 1)
+        return first.astype(np.int64), second.astype(np.int64)
+    around = np.arange(features, dtype=np.int64)
+    ahead = np.repeat(np.arange(1, partners + 1), features)
+    first = np.tile(around, partners)
+    return first, (first + ahead) % features
+
+
+def margins(counts: FeatureCounts, scores: _Ints) -> tuple[int, int]:
+    """Give the sums of a feature's scores and of their squares over the rows of a window."""
+    bins = np.append(counts.bins, counts.unseen)
+    return int(bins @ scores[:-1]), int(bins @ (scores[:-1] ** 2))
+
+
+def correlations(rows: Any, products: _Floats, totals: _Floats, squares: _Floats) -> _Floats:
+    """Give the correlation of every pair; NaN where a feature has one score only.
+
+    Parameters
+    ----------
+    rows
+        Their number.
+    products
+        Sums of the products, shape (pairs,).
+    totals, squares
+        Sums of the features' scores and of their squares, shape (features,), in the
+        order of :func:`order_of`.
+    """
+    first, second = pairs_of(totals.size)
+    mean = totals / rows
+    variance = squares / rows - mean * mean
+    covariance = products / rows - mean[first] * mean[second]
+    # Rounding leaves crumbs of a constant; scores are integers, so nothing is as small.
+    variance[variance < _CRUMBS] = np.nan
+    found: _Floats = covariance / np.sqrt(variance[first] * variance[second])
+    return found
+
+
+class Projector:
+    """Sums the products of the rank scores of rows.
+
+    Parameters
+    ----------
+    names
+        Features, in the order of :func:`order_of`.
+    features
+        The reference's.
+    """
+
+    __slots__ = ("_scorers",)
+
+    def __init__(self, names: Sequence[str], features: Mapping[str, FeatureReference]) -> None:
+        self._scorers = {name: _Scorer(name, features[name]) for name in names}
+
+    def count(self, columns: Mapping[str, Values], *, rows: int) -> _Ints:
+        """Give the number of rows followed by the sums of products.
+
+        Parameters
+        ----------
+        columns
+            Of ``rows`` values each; a feature without a column counts as null.
+
+        Returns
+        -------
+        ndarray
+            int64, shape (1 + pairs,).
+        """
+        sums = np.zeros(1 + pairs_of(len(self._scorers))[0].size, dtype=np.int64)
+        sums[0] = rows
+        for at in range(0, rows, _EXACT_ROWS):
+            scores = self.scores(columns, at, min(rows, at + _EXACT_ROWS))
+            sums[1:] += _pair_sums(scores, scores).astype(np.int64)
+        return sums
+
+    def scores(self, columns: Mapping[str, Values], start: int, end: int) -> NDArray[np.float32]:
+        """Give the rank scores of the rows from ``start`` to ``end``, shape (features, rows)."""
+        scores = np.zeros((len(self._scorers), end - start), dtype=np.float32)
+        for row, (name, scorer) in zip(scores, self._scorers.items(), strict=True):
+            column = columns.get(name)
+            if column is not None:
+                is_whole = end - start == len(column)
+                row[:] = scorer.scores(column if is_whole else column[start:end])
+        return scores
+
+
+class _Scorer:
+    """Gives the rank scores of the values of one feature."""
+
+    __slots__ = ("_cuts", "_known", "_scores", "_unseen")
+
+    def __init__(self, name: str, feature: FeatureReference) -> None:
+        scores = rank_scores(name, feature)
+        self._scores = scores.astype(np.float32)
+        self._unseen = float(scores[-2])
+        self._cuts: _Floats | None = None
+        self._known: dict[str, float] = {}
+        if feature.kind == "numeric":
+            self._cuts = np.asarray(feature.cuts, dtype=np.float64)
+        else:
+            self._known = dict.fromkeys(feature.others, float(scores[-3]))
+            self._known.update(zip(feature.categories, scores.tolist(), strict=False))
+
+    def scores(self, values: Values) -> NDArray[np.float32]:
+        if self._cuts is None:
+            return self._of_categories(values)
+        array = aligned(values)
+        bins = self._cuts.searchsorted(array)
+        finite = np.isfinite(array)
+        if not finite.all():
+            bins[~finite] = -1
+        return self._scores[bins]
+
+    def _of_categories(self, values: Values) -> NDArray[np.float32]:
+        found = values.tolist() if isinstance(values, np.ndarray) else values
+        if bool in (kinds := set(map(type, found))) and kinds & {int, float}:
+            # True and 1 are one key to a dictionary.
+            return np.array([self._of(value) for value in found], dtype=np.float32)
+        known = {value: self._of(value) for value in set(found)}
+        return np.fromiter(map(known.__getitem__, found), dtype=np.float32, count=len(found))
+
+    def _of(self, value: Scalar | None) -> float:
+        if value is None or type(value) not in SCALARS:
+            return 0.0
+        if isinstance(value, float) and not math.isfinite(value):
+            return 0.0
+        return self._known.get(label_text(value), self._unseen)
+
+
+def project(
+    features: Mapping[str, FeatureReference], columns: Mapping[str, Values], *, blocks: int
+) -> Projection | None:
+    """Count how pairs of features go together in the rows of a reference.
+
+    Parameters
+    ----------
+    features
+        Counted from the columns.
+    columns
+        Rows in event-time order.
+    blocks
+        Contiguous parts, between which correlations vary more than those of independent
+        rows would where rows depend on those before them.
+
+    Returns
+    -------
+    Projection or None
+        None when there are not two features, or fewer rows than blocks.
+
+    Notes
+    -----
+    The variance of a correlation r of n rows is t/n, where t is the mean of
+    (ab - r (a**2 + b**2) / 2)**2 over the rows' scores a and b in standard units.
+    """
+    names = order_of(list(features))
+    rows = len(columns[names[0]]) if names else 0
+    if len(names) < 2 or rows < blocks:
+        return None
+    projector = Projector(names, features)
+    sums = [_Sums.of(projector, columns, k * rows // blocks, (k + 1) * rows // blocks)
+            for k in range(blocks)]  # fmt: skip
+    whole = _Sums(*(sum(parts) for parts in zip(*sums, strict=True)))
+    variance = whole.variance()
+    usable = variance > _CRUMBS
+    by_block = np.array([part.correlation() for part in sums])
+    expected = np.where(usable, variance, 1.0) * blocks / rows
+    raw = np.var(by_block, axis=0, ddof=1) / expected
+    known = usable & np.isfinite(raw)
+    pooled = float(raw[known].mean()) if known.any() else 1.0
+    dispersion = np.maximum(1.0, (np.where(known, raw, pooled) + pooled) / 2)
+    return Projection(
+        features=names,
+        sums=[rows, *whole.products.astype(np.int64).tolist()],
+        variances=_rounded(np.where(usable, variance, 0.0)),
+        dispersions=_rounded(dispersion),
+    )
+
+
+class _Sums(NamedTuple):
+    """Sums over rows of the scores a and b of pairs, and of powers of single ones."""
+
+    rows: Any
+    products: Any
+    totals: Any
+    squares: Any
+    fourths: Any
+    aabb: Any
+    aaab: Any
+    abbb: Any
+
+    @classmethod
+    def of(cls, projector: Projector, columns: Mapping[str, Values], start: int, stop: int) -> Self:
+        """Add up the rows from ``start`` to ``stop``; integers, exact in 64-bit floats."""
+        parts = []
+        for at in range(start, stop, _EXACT_ROWS):
+            end = min(stop, at + _EXACT_ROWS)
+            a = projector.scores(columns, at, end).astype(np.float64)
+            square, cube = a * a, a * a * a
+            parts.append((
+                end - at, _pair_sums(a, a), a.sum(axis=1), square.sum(axis=1),
+                (square * square).sum(axis=1), _pair_sums(square, square),
+                _pair_sums(cube, a), _pair_sums(a, cube),
+            ))  # fmt: skip
+        return cls(*(sum(part) for part in zip(*parts, strict=True)))
+
+    def correlation(self) -> _Floats:
+        return correlations(self.rows, self.products, self.totals, self.squares)
+
+    def variance(self) -> _Floats:
+        """Give the variance of a pair's correlation, times the number of rows; NaN for none."""
+        first, second = pairs_of(self.totals.size)
+        r = self.correlation()
+        # The scores' means are about zero by construction.
+        power = self.squares / self.rows
+        power[power < _CRUMBS] = np.nan
+        peak = self.fourths / self.rows / (power * power)
+        pair = power[first] * power[second]
+        both = self.aabb / self.rows / pair
+        skew = self.aaab / (power[first] * np.sqrt(pair)) + self.abbb / (
+            power[second] * np.sqrt(pair)
+        )
+        found: _Floats = (
+            both - r * skew / self.rows + r * r / 4 * (peak[first] + peak[second] + 2 * both)
+        )
+        return found
+
+
+def _pair_sums(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+    """Give the sums of left[i] * right[j] over the rows for all pairs (i, j)."""
+    count = left.shape[0]
+    partners = _partners(count)
+    if partners is None:
+        sums: NDArray[Any] = (left @ right.T)[pairs_of(count)]
+        return sums
+    ring = np.concatenate([right, right[:partners]])
+    return np.concatenate([
+        np.einsum("ij,ij->i", left, ring[ahead : ahead + count])
+        for ahead in range(1, partners + 1)
+    ])  # fmt: skip
+
+
+def _partners(features: int) -> int | None:
+    """Give with how many others each feature is paired; None for all."""
+    if math.comb(features, 2) <= MOST_PAIRS:
+        return None
+    return max(1, MOST_PAIRS // features)
+
+
+def _digest(*parts: str) -> bytes:
+    return blake2b("\0".join(parts).encode(), digest_size=8).digest()
+
+
+def _rounded(values: _Floats) -> list[float]:
+    """Round to 6 digits: enough for a variance, and short in a reference."""
+    return [float(f"{value:.6g}") for value in values.tolist()]
