@@ -1,0 +1,223 @@
+"""Multivariate drift: features no longer go together as they did in the reference.
+
+Tests of one feature at a time do not see a column that was joined to the wrong rows:
+every distribution stays as it was, and only how pairs of features go together changes.
+The measure is the largest change of a rank correlation among all pairs.  Correlations
+are taken with the window's own margins, so that a feature which merely moved does not
+count here; they are made of sums (:mod:`kedge_services.core.rank_pairs`).
+
+It does not see a dependence among three or more features that leaves every pair alone,
+nor one of two that has no direction (a parabola).
+
+References
+----------
+Tail bound for bounded variables: Bernstein 1924.  Effect floor r = .10: Cohen 1988,
+"small".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kedge import Detection, FeatureReference, Measure, Reference
+from kedge_services.core.deltas import DriftDelta
+from kedge_services.core.integrity import Z80, rounded
+from kedge_services.core.overdispersion import overdispersion
+from kedge_services.core.rank_pairs import correlations, margins, pairs_of, rank_scores
+from kedge_services.core.sketches import FeatureCounts
+
+__all__ = ["CORRELATION_FLOOR", "NAME", "PairJudge", "PairTrial"]
+
+NAME: Final = "multivariate_drift"
+#: A rank correlation that changed by less is not worth an alarm.
+CORRELATION_FLOOR: Final = 0.10
+_MIN_WINDOW: Final = 100
+_MIN_REFERENCE: Final = 1_000
+#: Pairs a summary names.
+_SHOWN: Final = 3
+_Floats = NDArray[np.float64]
+
+
+class _Pair(NamedTuple):
+    """A pair of features whose correlation moved, the lower bound above the floor."""
+
+    ln_p: float
+    names: tuple[str, str]
+    before: float
+    now: float
+    low: float
+
+    @property
+    def change(self) -> float:
+        return abs(self.now - self.before)
+
+    def __str__(self) -> str:
+        first, second = self.names
+        return f"{first} and {second} (rank correlation {self.before:.2f}, now {self.now:.2f})"
+
+
+@dataclass(frozen=True, slots=True)
+class PairTrial:
+    """What the test of one window found, before anything is decided.
+
+    ``moved`` are the pairs whose change is above the floor for sure, the clearest first.
+    """
+
+    measures: Sequence[Measure] = ()
+    moved: Sequence[_Pair] = ()
+
+    def detection(self, alpha: float) -> Detection | None:
+        """Give the alarm, if there is one at this p-value."""
+        pairs = self._alarming(alpha)
+        if not pairs:
+            return None
+        more = f" and {len(pairs) - _SHOWN} more pairs" if len(pairs) > _SHOWN else ""
+        return Detection(
+            kind="data-drift",
+            detector=NAME,
+            value=pairs[0].change,
+            threshold=CORRELATION_FLOOR,
+            evidence=pairs[0].ln_p,
+            summary=f"other relations between {', '.join(map(str, pairs[:_SHOWN]))}{more}",
+        )
+
+    def effects(self, alpha: float) -> dict[str, float]:
+        """Give the effect of each feature of the pairs that alarm.
+
+        A pair's is the lower bound of its change in units of the floor, squared; the two
+        features have half of it each.
+        """
+        halves: dict[str, list[float]] = {}
+        for pair in self._alarming(alpha):
+            for name in pair.names:
+                halves.setdefault(name, []).append((pair.low / CORRELATION_FLOOR) ** 2 / 2)
+        return {name: math.fsum(found) for name, found in halves.items()}
+
+    def _alarming(self, alpha: float) -> list[_Pair]:
+        least = math.log(alpha) if alpha > 0 else -math.inf
+        return [pair for pair in self.moved if pair.ln_p < least]
+
+
+class PairJudge:
+    """Tests how pairs of features go together in windows of one series.
+
+    Parameters
+    ----------
+    reference
+        Everything that does not depend on the window is prepared here.
+
+    Attributes
+    ----------
+    tests
+        How many tests it is beside those of the features: one, or none.
+    """
+
+    def __init__(self, reference: Reference) -> None:
+        # Mixtures of hours have counts of their own, but no correlations.
+        projection = None if reference.seasons is not None else reference.projection
+        self._names = [] if projection is None else projection.features
+        self.tests = 0 if projection is None else 1
+        if projection is None:
+            return
+        self._rows = projection.sums[0]
+        self._scores = {name: rank_scores(name, reference.features[name]) for name in self._names}
+        counted = {name: _as_counts(reference.features[name]) for name in self._names}
+        totals, squares = self._margins(counted)
+        products = np.array(projection.sums[1:], dtype=np.float64)
+        self._before = correlations(self._rows, products, totals, squares)
+        variance = np.array(projection.variances)
+        self._variance = np.where(variance > 0, variance, np.nan)
+        first, second = pairs_of(len(self._names))
+        self._dispersion = np.array(projection.dispersions)
+        if not reference.is_ordered:
+            # Blocks of shuffled rows say nothing; a product varies no more than its factors.
+            phi = overdispersion(reference)
+            of = np.array([phi[name] for name in self._names])
+            self._dispersion = np.maximum(self._dispersion, np.maximum(of[first], of[second]))
+        # The largest score in standard units: a row cannot move the correlation further.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            reach = np.array([np.abs(self._scores[name]).max() for name in self._names])
+            reach = reach / np.sqrt(squares / self._rows)
+        self._reach = reach[first] * reach[second]
+
+    def test(self, window: DriftDelta) -> PairTrial:
+        """Measure and test a window.
+
+        Parameters
+        ----------
+        window
+            Merged panes, counted on the reference's bins.
+
+        Notes
+        -----
+        Of P pairs, ``p = P 2 exp(-m d**2 / (2 (t + |d| M / 3)))``, where d is the change
+        of a correlation, t its variance times the rows, M the reach of one row and m the
+        rows of both samples together, nN/(n+N), over the pair's overdispersion.
+        """
+        if not self.tests:
+            return PairTrial()
+        n, why = window.rows, self._hindrance(window)
+        if window.projection is None or why is not None:
+            return PairTrial([_nothing(n, why)])
+        products = window.projection[1:].astype(np.float64)
+        now = correlations(n, products, *self._margins(window.features))
+        change = np.abs(now - self._before)
+        usable = np.flatnonzero(np.isfinite(change) & np.isfinite(self._variance))
+        if not usable.size:
+            return PairTrial([_nothing(n, "not enough data: no two features vary")])
+        change, variance = change[usable], self._variance[usable]
+        m = n * self._rows / (n + self._rows) / self._dispersion[usable]
+        exponent = m * change**2 / (2 * (variance + change * self._reach[usable] / 3))
+        ln_p = np.minimum(0.0, math.log(2 * usable.size) - exponent)
+        low = np.maximum(0.0, change - Z80 * np.sqrt(variance / m))
+
+        def pair(at: int) -> _Pair:
+            i = int(usable[at])
+            names = self._names[first[i]], self._names[second[i]]
+            before, after = float(self._before[i]), float(now[i])
+            return _Pair(rounded(float(ln_p[at])), names, before, after, float(low[at]))
+
+        first, second = pairs_of(len(self._names))
+        moved = sorted(pair(int(at)) for at in np.flatnonzero(low >= CORRELATION_FLOOR))
+        top = moved[0] if moved else pair(int(exponent.argmax()))
+        measure = Measure(
+            name=NAME,
+            value=top.change,
+            low=top.low,
+            n=n,
+            threshold=CORRELATION_FLOOR,
+            evidence=top.ln_p,
+        )
+        return PairTrial([measure], moved)
+
+    def _hindrance(self, window: DriftDelta) -> str | None:
+        if window.rows < _MIN_WINDOW:
+            return f"not enough data: {window.rows} rows in the window, it takes {_MIN_WINDOW}"
+        if self._rows < _MIN_REFERENCE:
+            return f"not enough data: {self._rows} rows in the reference, it takes {_MIN_REFERENCE}"
+        if window.projection is None or window.projection[0] != window.rows:
+            return "not counted in every row"
+        return None
+
+    def _margins(self, features: Mapping[str, FeatureCounts]) -> tuple[_Floats, _Floats]:
+        """Give the sums of the features' scores and of their squares; 0 without counts."""
+        sums = [
+            margins(features[name], self._scores[name]) if name in features else (0, 0)
+            for name in self._names
+        ]
+        totals, squares = np.array(sums, dtype=np.float64).T
+        return totals, squares
+
+
+def _nothing(rows: int, note: str | None) -> Measure:
+    return Measure(name=NAME, n=rows, threshold=CORRELATION_FLOOR, note=note)
+
+
+def _as_counts(feature: FeatureReference) -> FeatureCounts:
+    return FeatureCounts(np.array(feature.counts, dtype=np.int64))
