@@ -128,6 +128,34 @@ class FeatureBinner:
         counts.total_z = int(z.sum())
         counts.squares_z = _exact_sum(z * z)
 
+    def places(self, values: Values) -> NDArray[np.int64]:
+        """Give the place of every value: its bin, or behind the bins null, nan, inf, ....
+
+        Those are, in this order: null, nan, inf, type_error, unseen.
+        """
+        if self._cuts is None:
+            return np.fromiter(
+                (self._place(value) for value in values), dtype=np.int64, count=len(values)
+            )
+        array = aligned(values)
+        found = self._cuts.searchsorted(array, side="left").astype(np.int64)
+        strange = np.flatnonzero(~np.isfinite(array))
+        found[strange] = [self._place(values[i]) for i in strange]
+        return found
+
+    def _place(self, value: Any) -> int:
+        """Give the place of a category, or of what is no value."""
+        size = self._size
+        if value is None:
+            return size
+        if isinstance(value, float) and not math.isfinite(value):
+            return size + (1 if math.isnan(value) else 2)
+        if self._cuts is not None:
+            return size + (2 if isinstance(value, int) else 3)
+        if type(value) not in SCALARS:
+            return size + 3
+        return self._index.get(label_text(value), size + 4)
+
     def is_outside(self, values: Values) -> NDArray[np.bool_]:
         """Say of every value whether it is beyond the reference's range, or unseen in it.
 
@@ -213,6 +241,7 @@ class Binner:
         predictions: Values | None = None,
         scores: Sequence[float | None] | None = None,
         answers: Sequence[str | float | None] | None = None,
+        answer_scores: Sequence[float | None] | None = None,
         latencies: Sequence[float | None] | None = None,
     ) -> DriftDelta:
         """Count ``rows`` rows given as columns; a feature without a column is all null.
@@ -222,6 +251,8 @@ class Binner:
         answers
             By which scores are told apart: the classes' texts, as performance
             compares them with labels.
+        answer_scores
+            The scores that are told apart by them; None: ``scores``.
         latencies
             In ms, where they are known.
         """
@@ -250,7 +281,9 @@ class Binner:
         if self.score is not None and scores is not None:
             delta.score = self.score.count(scores)
             if answers is not None:
-                delta.scores = self._by_answer(answers, scores)
+                delta.scores = self._by_answer(
+                    answers, scores if answer_scores is None else answer_scores
+                )
         if latencies is not None:
             delta.latency = LatencyCounts.of(latencies)
         return delta

@@ -4,7 +4,7 @@ Calibrated scores are shares of positives, so those of the rows that were answer
 "positive" add up to the expected true positives, and so on (CBPE).  The labels
 themselves are not needed, nor seen: a model whose scores have come to mean something
 else (concept drift), or that is asked about regions the reference does not have, is
-estimated wrongly.  :func:`objection` says when an estimate must not be believed.
+estimated wrongly.  :func:`objections` says when an estimate must not be believed.
 
 References
 ----------
@@ -33,12 +33,14 @@ from kedge_services.core.sketches import FIXED_POINT, SCORE_BINS, ScoreCounts
 
 __all__ = [
     "LEAST_ROWS",
+    "SIGMAS",
     "Estimate",
     "estimate",
     "estimated_measures",
     "estimates",
     "far_feature",
-    "objection",
+    "not_valid",
+    "objections",
 ]
 
 #: Errors on either side of an estimate within which the realised value should lie.
@@ -85,7 +87,7 @@ class Estimate:
 def estimate(
     *,
     answers: Sequence[str],
-    scores: Sequence[float],
+    scores: Sequence[float] | _Floats,
     calibrator: Calibrator | None,
     positive: str | None,
 ) -> list[Estimate]:
@@ -160,28 +162,34 @@ def estimated_measures(
     """
     if reference.score is None:
         return []
-    n = _rows(window.scores)
-    reasons = objection(reference, window, n, far_feature(measures))
+    n = sum(int(counts.n.sum()) for counts in window.scores.values())
+    far = far_feature(measures)
+    reasons = objections(reference, n=n, rows=window.rows, outside=window.outside, far=far)
     if doubt is not None:
         reasons.append(doubt)
-    if not reasons:
-        return [found.measure() for found in estimates(window.scores, positive=positive)]
+    if reasons:
+        return not_valid(n, reasons, positive=positive)
+    return [found.measure() for found in estimates(window.scores, positive=positive)]
+
+
+def not_valid(n: int, reasons: Iterable[str], *, positive: str | None) -> list[Measure]:
+    """Give measures that say instead of a value why there is none."""
     note = "not valid: " + "; ".join(reasons)
     names = _BINARY if positive is not None else _BINARY[:1]
     return [Measure(name=f"estimated_{name}", n=n, note=note) for name in names]
 
 
-def objection(
-    reference: Reference, window: DriftDelta, n: int, far: tuple[str, float] | None
+def objections(
+    reference: Reference, *, n: int, rows: int, outside: int, far: tuple[str, float] | None
 ) -> list[str]:
     """Say in words what speaks against estimates of a window.
 
     Parameters
     ----------
-    window
-        Of its rows only the numbers count: ``rows`` and ``outside``.
     n
         Its rows with a score.
+    rows, outside
+        All its rows, and those that lie outside the reference.
     far
         What :func:`far_feature` gave.
     """
@@ -194,13 +202,11 @@ def objection(
         )
     if n < LEAST_ROWS:
         reasons.append(f"{n} rows with a score, fewer than {LEAST_ROWS}")
-    if window.rows:
-        outside, usual = window.outside / window.rows, reference.outside / max(1, reference.rows)
-        if outside > usual + MOST_OUTSIDE:
-            reasons.append(
-                f"{outside:.1%} of the rows lie outside the reference, "
-                f"whose own share is {usual:.1%}"
-            )
+    share, usual = outside / max(1, rows), reference.outside / max(1, reference.rows)
+    if share > usual + MOST_OUTSIDE:
+        reasons.append(
+            f"{share:.1%} of the rows lie outside the reference, whose own share is {usual:.1%}"
+        )
     if far is not None:
         name, low = far
         reasons.append(f"{name} has moved by at least {low:.2f}, more than {MOST_DRIFT:.1f}")
@@ -307,7 +313,3 @@ def _auc(yes: _Side, no: _Side) -> Estimate | None:
 
 def _kept(found: Iterable[Estimate | None]) -> list[Estimate]:
     return [one for one in found if one is not None]
-
-
-def _rows(scores: Mapping[str, ScoreCounts]) -> int:
-    return int(sum(int(counts.n.sum()) for counts in scores.values()))

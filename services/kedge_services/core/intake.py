@@ -17,7 +17,7 @@ from kedge_services.core.entries import NOTHING, UNLABELLED, Held
 from kedge_services.core.partitioning import key_partitions
 from kedge_services.core.plans import Plan
 
-__all__ = ["answer", "hold", "output_refusal", "refuse_misplaced"]
+__all__ = ["answer", "hold", "output_refusal", "refuse_misplaced", "score_of"]
 
 _encode = Encoder().encode
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kedge.base import Scalar, label_text
-from kedge.panes import FeatureReference, Reference
+from kedge.panes import Calibrator, FeatureReference, Reference
 from kedge_services.core.binning import (
     FeatureBinner,
     Values,
@@ -29,9 +29,11 @@ from kedge_services.core.binning import (
     output_label,
     output_score,
 )
+from kedge_services.core.blocks import BLOCKS, counter_blocks
 from kedge_services.core.deltas import DriftDelta, LearningDelta
 from kedge_services.core.rank_pairs import project
 from kedge_services.core.sketches import FeatureCounts
+from kedge_services.core.strata import RowTimes, stratified
 
 __all__ = [
     "BINS",
@@ -51,8 +53,6 @@ Origin = Literal["training", "held-out", "learnt", "file"]
 #: Numeric bins aimed at; a feature with at most as many values gets a bin for each.
 BINS = 32
 TOP_CATEGORIES = 64
-#: Contiguous parts of the reference, to measure how much counts vary between them.
-BLOCKS = 10
 #: The 99 inner edges of [0, 1].
 SCORE_CUTS = [i / 100 for i in range(1, 100)]
 #: Known categories beyond the top ones that are listed; rarer ones count as unseen.
@@ -114,7 +114,11 @@ def describe(
     for block in blocks:
         whole.add(block)
     return _counted(shape.bins, whole).model_copy(
-        update={"f1": shape.once, "blocks": [block.bins.tolist() for block in blocks]}
+        update={
+            "f1": shape.once,
+            "blocks": [block.bins.tolist() for block in blocks],
+            "counter_blocks": counter_blocks(blocks),
+        }
     )
 
 
@@ -128,10 +132,12 @@ def build_reference(  # noqa: PLR0913 -- every argument is named by its caller
     scores: Sequence[float | None] | None = None,
     labels: Sequence[Scalar | None] | None = None,
     losses: Sequence[float] | None = None,
+    calibrator: Calibrator | None = None,
     effective_ms: int = 0,
     origin: Origin = "held-out",
     lineage: Mapping[str, Any] | None = None,
     regression: bool | None = None,
+    times: RowTimes | None = None,
 ) -> Reference:
     """Make the reference of a version from a table in event-time order.
 
@@ -147,9 +153,13 @@ def build_reference(  # noqa: PLR0913 -- every argument is named by its caller
     losses
         Of labelled rows that the model was not fitted on: 0 or 1 for
         classification, the absolute error for regression.
+    calibrator
+        Fitted on the same rows' scores and labels; None where they have none.
     regression
         Whether predictions and labels are numbers; None: they are when there
         are no scores and every prediction (or label) is a float.
+    times
+        Event times of the rows, when the hours of the week are to be told apart.
 
     Raises
     ------
@@ -174,9 +184,16 @@ def build_reference(  # noqa: PLR0913 -- every argument is named by its caller
         "score": describe("numeric", scores, cuts=SCORE_CUTS) if scores else None,
         "label": describe(answers, labels) if labels else None,
         "loss": loss,
+        "calibrator": calibrator,
         **_loss_bins(losses if regression else None),
     }
-    return _reference(parts, effective_ms=effective_ms, origin=origin, lineage=dict(lineage or {}))
+    told = dict(lineage or {})
+    if times is not None and parts["rows"]:
+        beside = {"prediction": predictions, "score": scores, "label": labels}
+        found = stratified(parts, columns, {n: v for n, v in beside.items() if v}, times)
+        told |= found.pop("lineage")
+        parts |= found
+    return _reference(parts, effective_ms=effective_ms, origin=origin, lineage=told)
 
 
 def learn_cuts(

@@ -107,7 +107,7 @@ class Windows:
         shelves += [learner.hours.shelf]
         shelves += [drift.panes, drift.models, drift.starts]
         shelves += [performance.panes, performance.models, performance.starts]
-        shelves += [self._reconciler.panes, self._reconciler.ledgers, self._reconciler.forgotten]
+        shelves += [self._reconciler.panes, self._reconciler.records, self._reconciler.forgotten]
         shelves += [labels.cells, labels.closed]
         shelves += [labels.detectors.sequential, labels.detectors.river]
         self._shelves = {shelf.name: shelf for shelf in shelves}

@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from kedge.base import Scalar
+from kedge.base import Scalar, label_text
 from kedge.events import Example, Output, RetrainRequest
-from kedge.panes import Reference
+from kedge.panes import Calibrator, Reference
 from kedge_services.core import selection
 from kedge_services.core.binning import output_label, output_score
+from kedge_services.core.calibration import fit_calibrator
 from kedge_services.core.references import build_reference
+from kedge_services.core.strata import RowTimes
 from kedge_services.runtime.formats.columns import is_text
 from kedge_services.trainer.families import Family, Shape, Table
 
@@ -81,6 +83,7 @@ def make_reference(
     held: Held,
     shape: Shape,
     is_window: bool,
+    timezone: str | None = None,
 ) -> Reference:
     """Make the reference of a new version; the registry puts the version's name in.
 
@@ -95,8 +98,11 @@ def make_reference(
     is_window
         The rows are those since a known change: what was before it is no
         reference for the features, however few rows there are.
+    timezone
+        By whose clocks the hours of the week are told apart; None: they are not.
     """
-    features = _by_time(rows, _feature_rows(taken, len(rows), is_window=is_window))
+    wanted = _feature_rows(taken, len(rows), is_window=is_window, is_seasonal=timezone is not None)
+    features = _by_time(rows, wanted)
     answered = _by_time(rows, range(len(held.indices)), held.indices)
     outputs = [held.outputs[k] for k in answered]
     labelled = [rows[held.indices[k]] for k in answered]
@@ -118,15 +124,27 @@ def make_reference(
         scores=None if is_regression else scores,
         labels=[example.label for example in labelled],
         losses=losses or None,
+        calibrator=_calibrator(outputs, labelled, shape.classes),
         origin="held-out",
         lineage={"request_id": request.request_id, "held_out_rows": len(labelled)},
         regression=is_regression,
+        times=None
+        if timezone is None
+        else RowTimes(
+            timezone,
+            [rows[i].event_time_ms for i in features],
+            [example.event_time_ms for example in labelled],
+        ),
     )
 
 
-def _feature_rows(taken: Sequence[int], total: int, *, is_window: bool) -> Sequence[int]:
+def _feature_rows(
+    taken: Sequence[int], total: int, *, is_window: bool, is_seasonal: bool
+) -> Sequence[int]:
     if is_window and len(taken) >= LEAST:
         return taken
+    if is_seasonal:  # weeks of rows are needed, to know what each hour is like
+        return range(total)
     return range(total - min(total, max(len(taken), FEATURE_ROWS)), total)
 
 
@@ -148,3 +166,23 @@ def _loss(output: Output, example: Example, classes: Sequence[Scalar]) -> float:
     if said is None or true is None:
         raise ValueError("a row of the reference has no answer or no label")
     return abs(said - true) if not classes else float(said != true)
+
+
+def _calibrator(
+    outputs: Sequence[Output], labelled: Sequence[Example], classes: Sequence[Scalar]
+) -> Calibrator | None:
+    """Fit the calibrator on what live rows' scores are compared with; None for regression."""
+    if not classes:
+        return None
+    scores: list[float | None] = []
+    rights: list[bool | None] = []
+    for output, example in zip(outputs, labelled, strict=True):
+        said, true = selection.answer(output, classes), selection.target(example.label, classes)
+        score, all_scores = output.score, output.scores or {}
+        if len(classes) == 2:
+            scores.append(all_scores.get(label_text(classes[1])) if score is None else score)
+            rights.append(true == 1)
+        else:
+            scores.append(max(all_scores.values(), default=None) if score is None else score)
+            rights.append(said == true)
+    return fit_calibrator(scores, rights)
