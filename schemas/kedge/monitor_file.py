@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
 from pathlib import Path
-from typing import Any, get_args
+from types import MappingProxyType
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,7 +19,9 @@ from kedge.monitor_checks import Mistake, mistakes, suggestion
 from kedge.problems import Problem, field_name, problems
 from kedge.toml_lines import Location, line_of, locate
 
-__all__ = ["FileMistake", "load_monitor", "read_monitor"]
+__all__ = ["FileMistake", "Table", "load_monitor", "read_monitor", "read_table", "validate"]
+
+M = TypeVar("M", bound=BaseModel)
 
 _AT_LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 _QUOTED = re.compile(r"`(\w+)`")
@@ -68,6 +71,40 @@ def read_monitor(
     MonitorError
         The file cannot be read.
     """
+    table, found = read_table(path)
+    if table is None:
+        return None, found
+    monitor, mistaken = validate(table.data, Monitor, [mistakes, *more], added=_ADDED)
+    return monitor, table.located(mistaken)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What a TOML file says, and where."""
+
+    file: str
+    data: dict[str, Any]
+    text: str
+
+    def located(self, found: Iterable[Mistake]) -> list[FileMistake]:
+        """Give mistakes with their lines, by line."""
+        known = list(found)
+        lines = locate(self.text) if known else {}
+        placed = [
+            FileMistake(self.file, line_of(lines, location), field_name(location), sentence)
+            for location, sentence in known
+        ]
+        return sorted(placed, key=lambda mistake: mistake.line)
+
+
+def read_table(path: Path) -> tuple[Table | None, list[FileMistake]]:
+    """Read a TOML file, its times as text, or say where it is no TOML.
+
+    Raises
+    ------
+    MonitorError
+        The file cannot be read.
+    """
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -75,37 +112,36 @@ def read_monitor(
     try:
         # A byte order mark is no TOML, yet editors on Windows write it.
         text = raw.decode("utf-8-sig")
-        data = _plain(tomllib.loads(text))
+        return Table(str(path), _plain(tomllib.loads(text)), text), []
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         return None, [FileMistake(str(path), line, "", "not UTF-8 text")]
     except tomllib.TOMLDecodeError as error:
         return None, [_syntax(path, text, error)]
-    monitor, found = _validate(data, [mistakes, *more])
-    lines = locate(text) if found else {}
-    located = [
-        FileMistake(str(path), line_of(lines, location), field_name(location), sentence)
-        for location, sentence in found
-    ]
-    return monitor, sorted(located, key=lambda mistake: mistake.line)
 
 
-def _validate(
-    data: dict[str, Any], checks: Sequence[Callable[[Monitor], Iterable[Mistake]]]
-) -> tuple[Monitor | None, list[Mistake]]:
-    found: list[Mistake] = [
-        ((name,), sentence) for name, sentence in _ADDED.items() if name in data
-    ]
+def validate(
+    data: dict[str, Any],
+    kind: type[M],
+    checks: Sequence[Callable[[M], Iterable[Mistake]]] = (),
+    *,
+    added: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[M | None, list[Mistake]]:
+    """Read a declaration from a table, or give all that is wrong with it.
+
+    ``added`` are fields it has that are not for its author to set, with the reason.
+    """
+    found: list[Mistake] = [((name,), sentence) for name, sentence in added.items() if name in data]
     try:
-        monitor = Monitor.model_validate(data)
+        declared = kind.model_validate(data)
     except ValidationError as error:
-        return None, found + [_mistake(problem, data) for problem in problems(error)]
+        return None, found + [_mistake(problem, data, kind) for problem in problems(error)]
     for check in checks:
-        found += check(monitor)
-    return (None if found else monitor), found
+        found += check(declared)
+    return (None if found else declared), found
 
 
-def _mistake(problem: Problem, data: dict[str, Any]) -> Mistake:
+def _mistake(problem: Problem, data: dict[str, Any], kind: type[BaseModel]) -> Mistake:
     location = problem.location
     if problem.kind == "value_error" and (named := _QUOTED.search(problem.expected)):
         # A rule over several fields is broken: show the first of them that is there.
@@ -114,7 +150,7 @@ def _mistake(problem: Problem, data: dict[str, Any]) -> Mistake:
             location = (*location, named[1])
     elif problem.kind == "extra_forbidden":
         name = str(location[-1])
-        return location, f"no such field; {suggestion(name, _fields_at(location[:-1]))}"
+        return location, f"no such field; {suggestion(name, _fields_at(kind, location[:-1]))}"
     elif location[-1:] == ("[key]",):
         return location[:-1], f"the name is not valid: {problem.sentence}"
     return location, problem.sentence
@@ -145,9 +181,8 @@ def _value_at(data: Any, location: Location) -> Any:
     return data
 
 
-def _fields_at(location: Location) -> list[str]:
+def _fields_at(model: type[BaseModel], location: Location) -> list[str]:
     """Give the fields of the table at a location, as they are written in the file."""
-    model: type[BaseModel] = Monitor
     for part in location:
         for name, field in model.model_fields.items():
             if part in (name, field.alias):

@@ -46,6 +46,7 @@ def application() -> typer.Typer:
         run,
         send,
         tail,
+        test,
         topics,
         up,
     )
@@ -71,8 +72,8 @@ def application() -> typer.Typer:
 
     # In the order of --help: to begin, to run it, to look and to repair.
     for module in (
-        demo, up, run, broker, topics, init, monitors, replay, models, send, tail, dead_letters,
-        doctor,
+        demo, up, run, broker, topics, init, monitors, test, replay, models, send, tail,
+        dead_letters, doctor,
     ):  # fmt: skip
         app.add_typer(module.commands)
     return app

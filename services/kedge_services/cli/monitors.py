@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,14 +16,14 @@ import typer
 from kedge import Monitor
 from kedge.codec import encode
 from kedge.errors import UsageError
-from kedge.monitor_checks import Mistake
 from kedge.monitor_file import FileMistake, read_monitor
 from kedge.topics import model_partition
 from kedge_services.cli.asking import read_tables, send
+from kedge_services.cli.budgets import advice, budget_facts, file_overdispersion
 from kedge_services.cli.options import BootstrapServers, Config, Json, settings_from
 from kedge_services.cli.summaries import summary
 from kedge_services.core.declarations import planned
-from kedge_services.core.schedule import check_schedule
+from kedge_services.core.schedule import schedule_mistakes
 from kedge_services.runtime.ports import Backend, Produce
 from kedge_services.runtime.tables import MonitorTable
 
@@ -38,19 +38,28 @@ Files = Annotated[list[Path], typer.Argument(help="Monitors in TOML.", metavar="
 def check(files: Files, *, as_json: Json = False) -> None:
     """Validate monitors and show what Kedge understands; needs no Kafka.
 
+    Says how many false alarms a week to expect at most, and which tests may cause them.
     Every mistake is a line `file:line: field: what was expected`; exit status 2.
 
     Example: kedge check monitors/fraud.toml
     """
     monitors, mistakes = read_monitors(files)
+    phi = {file: file_overdispersion(file, monitor) for file, monitor in monitors.items()}
     if as_json:
         declared = {str(file): monitor.declaration() for file, monitor in monitors.items()}
+        budgets = {
+            str(file): {**budget_facts(monitor), "overdispersion": phi[file]}
+            for file, monitor in monitors.items()
+        }
         found = [asdict(mistake) for mistake in mistakes]
-        typer.echo(json.dumps({"monitors": declared, "mistakes": found}))
+        typer.echo(json.dumps({"monitors": declared, "budgets": budgets, "mistakes": found}))
     else:
         _tell(mistakes)
         typer.echo("\n\n".join(map(summary, monitors.values())), nl=bool(monitors))
         _warn(monitors.values())
+        for file, monitor in monitors.items():
+            if (note := advice(monitor, phi[file])) is not None:
+                typer.echo(f"note: {note}", err=True)
     if mistakes:
         raise typer.Exit(2)
 
@@ -98,7 +107,7 @@ def read_monitors(files: Sequence[Path]) -> tuple[dict[Path, Monitor], list[File
     monitors: dict[Path, Monitor] = {}
     mistakes: list[FileMistake] = []
     for file in files:
-        monitor, found = read_monitor(file, _schedule)
+        monitor, found = read_monitor(file, schedule_mistakes)
         mistakes += found
         if monitor is not None:
             twin = next((f for f, m in monitors.items() if m.model == monitor.model), None)
@@ -147,18 +156,16 @@ def _tell(mistakes: Iterable[FileMistake]) -> None:
         typer.echo(mistake, err=True)
 
 
-def _schedule(monitor: Monitor) -> Iterator[Mistake]:
-    """Check the schedule as `triggers` will read it."""
-    if monitor.retrain is None or monitor.retrain.schedule is None:
-        return
-    try:
-        check_schedule(monitor.retrain.schedule)
-    except UsageError as error:
-        yield ("retrain", "schedule"), str(error).removeprefix("schedule ")
-
-
 def _warn(monitors: Collection[Monitor]) -> None:
-    """Name the variables of URLs that are not set: perhaps they are set elsewhere."""
+    """Say what is not wrong, but may surprise: variables not set, files nobody reads."""
+    for monitor in monitors:
+        if monitor.reference.source == "file":
+            typer.echo(
+                f"note: {monitor.model}: services read no files; give a version its reference with "
+                f"kedge models register --model {monitor.model} --version VERSION "
+                f"--reference {monitor.reference.path}",
+                err=True,
+            )
     needed = {(n.url_env, "notifier") for monitor in monitors for n in monitor.notify}
     for executor in (executor for monitor in monitors for executor in monitor.executors):
         names = filter(None, (executor.url_env, executor.secret_env))

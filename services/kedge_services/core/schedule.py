@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from cronsim import CronSim, CronSimError
 
 from kedge.errors import UsageError
+from kedge.monitor import Monitor
+from kedge.monitor_checks import Mistake
 
-__all__ = ["check_schedule", "last_slot", "next_slot"]
+__all__ = ["check_schedule", "last_slot", "next_slot", "schedule_mistakes"]
 
 _FIELDS = "minute hour day month weekday"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -39,6 +42,16 @@ def check_schedule(text: str) -> None:
         raise _wrong(text, str(error).lower()) from error
     except StopIteration:
         raise _wrong(text, "there is no such day") from None
+
+
+def schedule_mistakes(monitor: Monitor) -> Iterator[Mistake]:
+    """Check a monitor's schedule as `triggers` will read it."""
+    if monitor.retrain is None or monitor.retrain.schedule is None:
+        return
+    try:
+        check_schedule(monitor.retrain.schedule)
+    except UsageError as error:
+        yield ("retrain", "schedule"), str(error).removeprefix("schedule ")
 
 
 def last_slot(text: str, now_ms: int) -> int | None:

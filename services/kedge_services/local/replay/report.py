@@ -1,36 +1,35 @@
-"""The page for people: what happened, when, and why; one file without scripts or links."""
+"""The page for people: what was run, what it showed, when and why; one file without scripts.
+
+================= ========================================================
+``followed``      the windows of whoever served, read for people
+``report_case``   one replay to be reported
+``report_words``  what it showed, in sentences
+``report_plots``  the plots; ``plots`` and ``heat`` draw them as SVG
+``report_tables`` alerts, panes with alarms, requests, versions
+``report_style``  the frame: style, content security policy
+================= ========================================================
+"""
 
 from __future__ import annotations
 
-import html
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
 
+from kedge.monitor import Monitor, format_duration
+from kedge_services.core.budget import Budget
+from kedge_services.local.replay import report_plots as plots
+from kedge_services.local.replay import report_tables as tables
+from kedge_services.local.replay.plots import text, when
+from kedge_services.local.replay.report_case import Case, figure
+from kedge_services.local.replay.report_style import document
+from kedge_services.local.replay.report_words import control, sentences
 from kedge_services.local.replay.results import Results
 
 __all__ = ["page"]
 
-#: Rows a table shows; the files hold all.
-_SHOWN = 200
-_CHART = (960, 200)
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem;
-       padding: 0 1rem; color: #1d2733; background: #fff; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .25rem .6rem .25rem 0; vertical-align: top;
-         border-bottom: 1px solid #e3e8ee; }
-td.number { text-align: right; white-space: nowrap; }
-td.time { white-space: nowrap; }
-.quiet { color: #5b6875; } .alarm { color: #a4161a; }
-svg { width: 100%; height: auto; } dl { display: grid; grid-template-columns: 14rem 1fr; }
-dt { color: #5b6875; } dd { margin: 0; }
-"""
 
-
-def page(results: Results, *, data: str, options: Mapping[str, str]) -> str:
+def page(results: Results, monitor: Monitor, *, data: str, options: Mapping[str, str]) -> str:
     """Make the page.
 
     Parameters
@@ -40,186 +39,189 @@ def page(results: Results, *, data: str, options: Mapping[str, str]) -> str:
     options
         How, by option.
     """
-    summary = results.summary
+    case = Case.of(results, monitor, data, options)
+    sections = {
+        "Timeline": plots.timeline(case),
+        "Quality": _quality(case),
+        "Drift": _drift(case),
+        "Broken inputs": plots.integrity_plots(case),
+        "Alerts": tables.alert_table(case),
+        "Other measures": plots.other_plots(case),
+        "Retrain requests": tables.request_table(case),
+        "Model versions": tables.version_table(case),
+        "Put aside": tables.letter_table(case),
+        "What was run": _run(case),
+        "How to read this": _notes(case),
+    }
+    shown = {name: body for name, body in sections.items() if body}
     parts = [
-        f"<h1>Replay of {_text(summary['model'])}</h1>",
-        _lead(summary, data, options),
-        _figures(summary),
-        _quality(results),
-        _alerts(results.alerts),
-        _alarms(results.windows),
-        _versions(results.model_versions),
-        _requests(results.retrain_requests),
-        _letters(summary["dead_letters"]),
+        f"<h1>Replay of {text(monitor.model)}</h1>",
+        f"<p class='quiet'>{text(data)}, {_rows(case)}</p>",
+        _control(case),
+        f"<div class='tiles'>{''.join(_tiles(case))}</div>",
+        _told(case),
+        _links(list(shown)),
+        *(f"<h2 id='{_anchor(name)}'>{name}</h2>\n{body}" for name, body in shown.items()),
     ]
-    title = f"Kedge: replay of {_text(summary['model'])}"
-    return (
-        f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
-        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
-    )
+    return document(f"Kedge: replay of {monitor.model}", "\n".join(filter(None, parts)))
 
 
 # ------------------------------------------------------------------- sections
 
 
-def _lead(summary: Mapping[str, Any], data: str, options: Mapping[str, str]) -> str:
-    told = ", ".join(f"{name} {value}".strip() for name, value in options.items())
-    span = f"{_time(summary['first_ms'])} to {_time(summary['last_ms'])} (UTC)"
-    return f"<p class='quiet'>{_text(data)}: {span}; {_text(told)}</p>"
+def _control(case: Case) -> str:
+    told = control(case)
+    return "" if told is None else f"<p class='control {told.kind}'>{text(told.text)}</p>"
 
 
-def _figures(summary: Mapping[str, Any]) -> str:
-    names = (
-        ("rows", "rows replayed"), ("warm_up", "rows before, as reference"),
-        ("labelled", "rows with a label"), ("windows", "windows"),
-        ("verdicts", "panes in which drift was tested"),
-        ("verdicts_with_alarm", "of these with an alarm"), ("alerts", "alerts that fired"),
-        ("retrain_requests", "retrain requests"), ("trainings", "trainings"),
-        ("promotions", "promotions"), ("rollbacks", "rollbacks"),
-        ("accuracy", "accuracy of the answers given"),
-        ("accuracy_static", "… had the first version stayed"),
-        ("accuracy_no_change", "… repeating the last label"), ("kappa_t", "kappa_t"),
-        ("mae", "mean absolute error"), ("mae_static", "… had the first version stayed"),
-        ("mae_no_change", "… repeating the last label"),
-    )  # fmt: skip
-    rows = (
-        f"<dt>{told}</dt><dd>{_number(summary[name])}</dd>"
-        for name, told in names
-        if summary.get(name) is not None
-    )
-    return f"<dl>{''.join(rows)}</dl>"
+def _told(case: Case) -> str:
+    items = "".join(f"<li class='{s.kind}'>{text(s.text)}</li>" for s in sentences(case))
+    return f"<ul class='told'>{items}</ul>"
 
 
-def _quality(results: Results) -> str:
-    scores = results.scores
-    if not scores.over_time:
-        return ""
-    name = "Mean absolute error" if scores.is_error else "Accuracy"
-    drawn = _chart([(at_ms, value) for at_ms, value, _ in scores.over_time])
-    return f"<h2>{name}, pane by pane</h2>{drawn}"
+def _tiles(case: Case) -> Iterator[str]:
+    summary = case.summary
+    alarms, verdicts = summary["verdicts_with_alarm"], summary["verdicts"]
+    yield _tile(f"{alarms:,} of {verdicts:,}", "tested panes with an alarm")
+    yield _tile(f"{summary['alarms_by_chance']:.2g}", "alarms by chance, at most")
+    yield _tile(f"{summary['alerts']:,}", "alerts that fired")
+    whole = case.results.scores.whole
+    if whole is not None:
+        yield _tile(figure(whole.value), f"{case.quality_name} of the answers")
+    if case.monitor.retrain is not None:
+        yield _tile(f"{summary['retrain_requests']:,}", "retrain requests")
+    if "closed loop" in case.options:
+        yield _tile(
+            f"{summary['promotions']:,}", f"promotions, of {summary['trainings']:,} trainings"
+        )
 
 
-def _chart(points: Sequence[tuple[int, float]]) -> str:
-    width, height = _CHART
-    times, values = [at for at, _ in points], [value for _, value in points]
-    low, high = min(values), max(values)
-    left, right = min(times), max(times)
+def _quality(case: Case) -> str:
+    parts = [plots.quality_plot(case), plots.error_rate_plots(case), plots.label_plot(case)]
+    return "".join(filter(None, parts))
 
-    def place(at_ms: int, value: float) -> str:
-        x = 50 + (width - 60) * (at_ms - left) / max(1, right - left)
-        y = 10 + (height - 40) * (1 - (value - low) / ((high - low) or 1))
-        return f"{x:.1f},{y:.1f}"
 
-    line = " ".join(place(at_ms, value) for at_ms, value in points)
+def _drift(case: Case) -> str:
+    attribution = tables.attribution_table(case)
+    alarms = tables.alarm_table(case)
     return (
-        f"<svg viewBox='0 0 {width} {height}' role='img' aria-label='from {low:.3g} to {high:.3g}'>"
-        f"<polyline points='{line}' fill='none' stroke='#1f6feb' stroke-width='1.5'/>"
-        f"<g font-size='11' fill='#5b6875'><text x='0' y='14'>{high:.3g}</text>"
-        f"<text x='0' y='{height - 28}'>{low:.3g}</text>"
-        f"<text x='50' y='{height - 8}'>{_time(left)}</text>"
-        f"<text x='{width - 10}' y='{height - 8}' text-anchor='end'>{_time(right)}</text></g></svg>"
+        plots.drift_plots(case)
+        + (f"<h3>What drives it</h3>{attribution}" if attribution else "")
+        + f"<h3>Verdicts of single panes</h3>{alarms}"
     )
 
 
-def _alerts(alerts: Iterable[Mapping[str, Any]]) -> str:
-    fired: dict[str, Mapping[str, Any]] = {}
-    for alert in alerts:
-        if alert.get("fired_ms") is not None:
-            fired[alert["alert_id"]] = alert
-    rows = [
-        [
-            _cell(_time(alert["fired_ms"]), "time"),
-            _cell(_time(alert["ends_ms"]) if alert.get("ends_ms") else "still firing", "time"),
-            _cell(alert["rule"]),
-            _cell(alert["severity"]),
-            _cell(alert["summary"]),
-        ]
-        for alert in sorted(fired.values(), key=lambda a: (a["fired_ms"], a["alert_id"]))
+def _run(case: Case) -> str:
+    monitor, summary = case.monitor, case.summary
+    kinds = Counter(feature.type for feature in monitor.features.values())
+    pane = monitor.windows.pane
+    scales = ", ".join(format_duration(pane * scale) for scale in monitor.windows.scales)
+    performance = format_duration(timedelta(milliseconds=monitor.performance_pane_ms))
+    told = {
+        "data": case.data,
+        "event times (UTC)": f"{when(summary['first_ms'], seconds=True)} to "
+        f"{when(summary['last_ms'], seconds=True)}",
+        "rows": f"{summary['rows']:,} replayed, after {summary['warm_up']:,} taken as reference; "
+        f"{summary['labelled']:,} with a label",
+        "how": ", ".join(f"{name} {value}".strip() for name, value in case.options.items()),
+        "monitor": f"{monitor.model}, {monitor.task}; "
+        + ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
+        + " features",
+        "windows": f"{scales}; a pane is {format_duration(pane)}, for performance {performance}",
+        "reference": _reference(case),
+        "labels": f"waited for {format_duration(monitor.label_horizon)}"
+        if monitor.labelled
+        else "none",
+        "budget": f"{monitor.drift.false_alarms} over all tests of the model",
+        "rules": "; ".join(
+            f"{r.name}: {r.metric}{f' of {r.feature}' if r.feature else ''} "
+            f"{'below' if r.above is None else 'above'} "
+            f"{r.below if r.above is None else r.above} for {r.for_}"
+            for r in monitor.rules
+        )
+        or "none but the built-in ones",
+        "retraining": _retraining(case),
+        "windows made": f"{summary['windows']:,}",
+    }
+    rows = "".join(f"<dt>{name}</dt><dd>{text(value)}</dd>" for name, value in told.items())
+    return f"<dl>{rows}</dl>"
+
+
+def _notes(case: Case) -> str:
+    budget = Budget.of(case.monitor)
+    verdicts = case.summary["verdicts"]
+    spent = f"{budget.drift:.3g} and those of counters {budget.integrity:.3g}"
+    notes = [
+        (
+            "A <b>pane</b> is the shortest window; when it closes, every feature and output is "
+            "tested in windows of several lengths that end with it. An <b>alarm</b> needs both "
+            "evidence (a p-value below its share of the budget) and size (an 80 % lower bound of "
+            "the effect above a floor), so neither trifles in large windows nor noise in small "
+            "ones alarm."
+        ),
+        (
+            "<b>By chance at most</b>: in one pane the tests of distributions together have "
+            f"{spent}, split over all features and lengths (union bound, whatever depends on "
+            f"what); times {verdicts:,} panes. The chance of so many alarms is bounded by Markov's "
+            "inequality. It holds for streams that do not change; <code>--permute</code> makes one "
+            "of this stream."
+        ),
+        (
+            "<b>Effects</b>: Kolmogorov-Smirnov distance (floor .05) for numbers, Cohen's w (floor "
+            ".10) for categories; the shaded band goes down to the lower bound."
+        ),
+        (
+            "<b>Bands</b> of shares are Wilson's 95 % intervals, of means &plusmn;1.96 s/&radic;n; "
+            "both take rows as independent, and are too narrow where labels come in runs."
+        ),
+        "<b>Accuracy</b> is prequential: every answer was given before its label was known.",
+        (
+            "Times are event times in UTC. The files beside this page hold every number; the cost "
+            "of the run is in summary.json."
+        ),
     ]
-    return _table("Alerts", ("fired", "ended", "rule", "severity", "why"), rows)
-
-
-def _alarms(windows: Iterable[Mapping[str, Any]]) -> str:
-    found = [
-        (window, detection)
-        for window in windows
-        for detection in window.get("detections", [])
-        if window["scale"] == 1
-    ]
-    features = Counter(d["feature"] for _, d in found if d.get("feature"))
-    told = ", ".join(f"{_text(name)} ({count})" for name, count in features.most_common(20))
-    lead = f"<p>Features named most: {told}.</p>" if told else ""
-    rows = [
-        [
-            _cell(_time(window["start_ms"]), "time"),
-            _cell(_time(window["end_ms"]) + (" (partial)" if window["is_partial"] else ""), "time"),
-            _cell(window["kind"]),
-            _cell(_number(window["n"]), "number"),
-            _cell(detection["summary"]),
-        ]
-        for window, detection in found
-    ]
-    head = ("from", "to", "window", "rows", "verdict")
-    return _table("Windows of one pane with an alarm", head, rows, lead=lead)
-
-
-def _versions(versions: Iterable[Mapping[str, Any]]) -> str:
-    rows = [
-        [
-            _cell(_time(version["changed_ms"]), "time"),
-            _cell(version["version"]),
-            _cell(version["status"]),
-            _cell(_number(version.get("lineage", {}).get("rows", 0)), "number"),
-            _cell(version.get("reason", "")),
-        ]
-        for version in versions
-    ]
-    return _table("Model versions", ("when", "version", "standing", "trained on", "why"), rows)
-
-
-def _requests(requests: Iterable[Mapping[str, Any]]) -> str:
-    rows = [
-        [
-            _cell(_time(request["event_time_ms"]), "time"),
-            _cell(request["cause"]["kind"]),
-            _cell(", ".join(request["cause"].get("alert_ids", [])) or request["request_id"]),
-        ]
-        for request in requests
-    ]
-    return _table("Retrain requests", ("when", "cause", "of"), rows)
-
-
-def _letters(letters: Mapping[str, int]) -> str:
-    rows = [[_cell(reason), _cell(_number(count), "number")] for reason, count in letters.items()]
-    return _table("Put aside", ("reason", "records"), rows) if rows else ""
+    return f"<ul>{''.join(f'<li>{note}</li>' for note in notes)}</ul>"
 
 
 # --------------------------------------------------------------------- pieces
 
 
-def _table(
-    title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, lead: str = ""
-) -> str:
-    if not rows:
-        return f"<h2>{title}</h2><p class='quiet'>none</p>"
-    names = "".join(f"<th>{name}</th>" for name in head)
-    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows[:_SHOWN])
-    more = len(rows) - _SHOWN
-    rest = f"<p class='quiet'>and {more} more, see the files</p>" if more > 0 else ""
-    return f"<h2>{title} ({len(rows)})</h2>{lead}<table><tr>{names}</tr>{body}</table>{rest}"
+def _tile(value: str, told: str) -> str:
+    return f"<div class='tile'><b>{text(value)}</b><span>{text(told)}</span></div>"
 
 
-def _cell(text: str, kind: str = "") -> str:
-    return f"<td class='{kind}'>{_text(text)}</td>" if kind else f"<td>{_text(text)}</td>"
+def _rows(case: Case) -> str:
+    summary = case.summary
+    told = ", ".join(f"{name} {value}".strip() for name, value in case.options.items())
+    return (
+        f"{summary['rows']:,} rows, {when(summary['first_ms'])} to {when(summary['last_ms'])} UTC; "
+        f"{text(told)}"
+    )
 
 
-def _text(value: object) -> str:
-    return html.escape(str(value))
+def _reference(case: Case) -> str:
+    source = case.monitor.reference.source
+    if case.summary["warm_up"]:
+        return f"the first {case.summary['warm_up']:,} rows of the data ({source})"
+    return "learnt from the first rows" if source == "first-events" else source
 
 
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+def _retraining(case: Case) -> str:
+    retrain = case.monitor.retrain
+    if retrain is None:
+        return "never"
+    causes = [*retrain.on]
+    if retrain.every_labels:
+        causes.append(f"every {retrain.every_labels:,} labels")
+    if retrain.schedule:
+        causes.append(f"schedule {retrain.schedule}")
+    return f"on {', '.join(causes)}; promotion {retrain.promotion}, trainer {retrain.trainer}"
 
 
-def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+def _links(names: list[str]) -> str:
+    links = "".join(f"<a href='#{_anchor(name)}'>{name}</a> " for name in names)
+    return f"<nav>{links}</nav>"
+
+
+def _anchor(name: str) -> str:
+    return name.lower().replace(" ", "-")

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from kedge.monitor import Monitor
+from kedge_services.core.budget import Budget
 from kedge_services.local.replay.scores import Scores, answers_of, score
 from kedge_services.local.replay.simulation import Run, Span
 
@@ -41,8 +43,8 @@ class Results:
         return found
 
 
-def gather(run: Run) -> Results:
-    """Read what came out of a run."""
+def gather(run: Run, *, permuted: int | None = None) -> Results:
+    """Read what came out of a run; ``permuted`` is the seed where the rows were shuffled."""
     cluster, monitor = run.cluster, run.cluster.monitor
     windows = final_windows(cluster.events("windows"), run.span, pane_ms=monitor.pane_ms,
                             performance_pane_ms=monitor.performance_pane_ms)  # fmt: skip
@@ -59,6 +61,7 @@ def gather(run: Run) -> Results:
     summary = {
         "model": monitor.model,
         "task": monitor.task,
+        "permuted": permuted,
         "rows": len(run.live),
         "warm_up": len(run.warm_up),
         "labelled": scores.labelled,
@@ -66,7 +69,8 @@ def gather(run: Run) -> Results:
         "last_ms": run.span.last_ms,
         "windows": len(windows),
         **_verdicts(windows),
-        "alerts": len({a["alert_id"] for a in alerts if a["status"] == "firing"}),
+        "alarms_by_chance": _by_chance(monitor, windows),
+        **_fired(alerts),
         "retrain_requests": len(requests),
         "trainings": sum(1 for c in candidates if c.get("version") is None) - bool(run.first),
         "promotions": _crowned(versions, "fast", "paired-test"),
@@ -138,6 +142,28 @@ def _verdicts(windows: Iterable[Event]) -> dict[str, int]:
     }
     alarms = {w["end_ms"] for w in windows if w["kind"] == "drift" and w["status"] == "alarm"}
     return {"verdicts": len(judged), "verdicts_with_alarm": len(alarms)}
+
+
+def _by_chance(monitor: Monitor, windows: Iterable[Event]) -> float:
+    """Give how many of the panes with a verdict would alarm by chance, at most.
+
+    The union bound over all tests of a pane, whatever depends on what.
+    """
+    budget = Budget.of(monitor)
+    return round(_verdicts(windows)["verdicts"] * (budget.drift + budget.integrity), 6)
+
+
+def _fired(alerts: Iterable[Event]) -> dict[str, Any]:
+    """Count the alerts that fired, and give when the first of each rule did."""
+    fired = {a["alert_id"]: a for a in alerts if a["status"] == "firing"}
+    firsts: dict[str, int] = {}
+    for alert in fired.values():
+        firsts[alert["rule"]] = min(alert["fired_ms"], firsts.get(alert["rule"], alert["fired_ms"]))
+    return {
+        "alerts": len(fired),
+        "alerts_by_rule": dict(sorted(Counter(a["rule"] for a in fired.values()).items())),
+        "first_alert_ms": dict(sorted(firsts.items())),
+    }
 
 
 def _crowned(versions: Iterable[Event], *decisions: str) -> int:

@@ -99,14 +99,15 @@ def replay(
             tell=lambda rows: tell(rows, len(stream)),
         )
         with run.cluster:
-            results: Results = gather(run)
+            results: Results = gather(run, permuted=options.permute)
     seconds = time.perf_counter() - started
     cost = {
         "seconds": round(seconds, 3),
         "rows_per_s": round(len(stream) / seconds, 1),
         "peak_rss_mb": round(_peak_rss_mb(), 1),
     }
-    write(results, out, page=page(results, data=str(source), options=options.told()), cost=cost)
+    told = page(results, monitor, data=str(source), options=options.told())
+    write(results, out, page=told, cost=cost)
     return {**results.summary, **cost}
 
 

@@ -8,15 +8,29 @@ References
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from kedge.base import Scalar, label_text
+from kedge_services.core.performance import wilson
 from kedge_services.local.replay.stream import Label, Stream
 
-__all__ = ["Scores", "answers_of", "no_change", "score"]
+__all__ = ["Scores", "Step", "answers_of", "no_change", "score"]
+
+_Z95 = 1.959963984540054
+
+
+class Step(NamedTuple):
+    """The score of an interval of event time, with its 95 % interval where there is one."""
+
+    at_ms: int
+    value: float
+    n: int
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +39,8 @@ class Scores:
 
     ``given`` are the answers that were given, each before its label was known;
     ``static`` those of the first version, had it never been replaced;
-    ``no_change`` repeats the last label known at the time.
+    ``no_change`` repeats the last label known at the time.  ``over_time`` has
+    the same three by name, pane by pane; ``whole`` is all of ``given`` as one step.
     """
 
     labelled: int
@@ -33,7 +48,8 @@ class Scores:
     given: float | None
     static: float | None
     no_change: float | None
-    over_time: list[tuple[int, float, int]] = field(default_factory=list)
+    over_time: Mapping[str, Sequence[Step]] = field(default_factory=dict)
+    whole: Step | None = None
 
     @property
     def kappa_t(self) -> float | None:
@@ -72,29 +88,35 @@ def score(
     rows = [row for row in stream.rows if row.role == "champion" and row.prediction_id in labels]
     loss = _error if regression else _miss
 
-    def mean(answers: Mapping[str, Scalar]) -> float | None:
-        losses = [
-            loss(answers[row.prediction_id], labels[row.prediction_id])
+    def losses(answers: Mapping[str, Scalar]) -> list[tuple[int, float]]:
+        return [
+            (row.time_ms, loss(answers[row.prediction_id], labels[row.prediction_id]))
             for row in rows
             if row.prediction_id in answers
         ]
-        return _shown(statistics.fmean(losses), regression=regression) if losses else None
 
-    steps: dict[int, list[float]] = {}
-    for row in rows:
-        if row.prediction_id in given:
-            found = loss(given[row.prediction_id], labels[row.prediction_id])
-            steps.setdefault(row.time_ms - row.time_ms % step_ms, []).append(found)
+    found = {
+        "given": losses(given),
+        "static": losses(static),
+        "no_change": losses(no_change(stream)),
+    }
+    means = {
+        name: _shown(statistics.fmean(loss for _, loss in pairs), regression=regression)
+        if pairs
+        else None
+        for name, pairs in found.items()
+    }
+    every = [loss for _, loss in found["given"]]
     return Scores(
         labelled=len(rows),
         is_error=regression,
-        given=mean(given),
-        static=mean(static),
-        no_change=mean(no_change(stream)),
-        over_time=[
-            (at_ms, _shown(statistics.fmean(losses), regression=regression), len(losses))
-            for at_ms, losses in sorted(steps.items())
-        ],
+        given=means["given"],
+        static=means["static"],
+        no_change=means["no_change"],
+        over_time={
+            name: _steps(pairs, step_ms, is_error=regression) for name, pairs in found.items()
+        },
+        whole=_step(0, every, is_error=regression) if every else None,
     )
 
 
@@ -133,3 +155,22 @@ def _error(answer: Scalar, label: Scalar) -> float:
 
 def _shown(loss: float, *, regression: bool) -> float:
     return loss if regression else 1 - loss
+
+
+def _steps(pairs: Iterable[tuple[int, float]], step_ms: int, *, is_error: bool) -> list[Step]:
+    steps: dict[int, list[float]] = {}
+    for at_ms, loss in pairs:
+        steps.setdefault(at_ms - at_ms % step_ms, []).append(loss)
+    return [_step(at_ms, losses, is_error=is_error) for at_ms, losses in sorted(steps.items())]
+
+
+def _step(at_ms: int, losses: Sequence[float], *, is_error: bool) -> Step:
+    """Give the mean with its interval: for shares by Wilson, else mean +- 1.96 s / sqrt(n)."""
+    n, mean = len(losses), statistics.fmean(losses)
+    if not is_error:
+        interval = wilson(n - math.fsum(losses), n) or (None, None)
+        return Step(at_ms, 1 - mean, n, *interval)
+    if n < 2:
+        return Step(at_ms, mean, n, None, None)
+    half = _Z95 * statistics.stdev(losses) / math.sqrt(n)
+    return Step(at_ms, mean, n, max(0.0, mean - half), mean + half)

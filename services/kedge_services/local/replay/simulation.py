@@ -29,7 +29,7 @@ from kedge_services.local.replay.stream import (
     prediction_value,
     request_value,
 )
-from kedge_services.local.replay.versions import first_version, served_elsewhere
+from kedge_services.local.replay.versions import first_version, reference_path, served_elsewhere
 from kedge_services.runtime.formats import Predictor
 from kedge_services.runtime.settings import Settings
 
@@ -102,8 +102,10 @@ def simulate(
     UsageError
         There are no rows left after the warm-up, or nothing can be trained on it.
     """
-    learns = closed_loop or monitor.reference.source != "first-events"
-    wanted = monitor.replay.warm_up if monitor.replay is not None and learns else 0
+    # A reference that is learnt or read needs no rows; a first version is trained on some.
+    is_given = monitor.reference.source == "first-events" or reference_path(monitor) is not None
+    takes = monitor.replay is not None and (closed_loop or not is_given)
+    wanted = monitor.replay.warm_up if monitor.replay is not None and takes else 0
     warm_up, live = (stream.champions() if closed_loop else stream).split(wanted)
     if not len(live):
         raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 from kedge.base import Scalar
 from kedge.errors import UsageError
@@ -10,31 +11,47 @@ from kedge.events import Example, RetrainCause, RetrainRequest
 from kedge.monitor import Monitor
 from kedge.panes import Reference
 from kedge.versions import Candidate
-from kedge_services.local.reference_file import reference_of
+from kedge_services.local.reference_file import columns_of, read_reference, reference_of
 from kedge_services.local.replay.stream import Stream
 from kedge_services.runtime.artefacts import ArtefactStore
 from kedge_services.runtime.formats import Predictor, load_predictor
 from kedge_services.trainer.plan import seed_of
 from kedge_services.trainer.training import train
 
-__all__ = ["first_version", "served_elsewhere"]
+__all__ = ["first_version", "reference_path", "served_elsewhere"]
 
 _REQUEST = "replay-warm-up"
 
 
 def served_elsewhere(warm_up: Stream, monitor: Monitor, *, version: str) -> Candidate:
-    """Offer the version whose predictions the stream holds, with the warm-up as its reference.
+    """Offer the version whose predictions the stream holds, with its reference.
 
-    Without warm-up rows it has no reference and learns one.
+    That is the monitor's file, else the warm-up; without warm-up rows it learns one.
+
+    Raises
+    ------
+    UsageError
+        The file cannot be read, or there is too little of it for the hours of the week.
     """
+    reference = None
+    if (path := reference_path(monitor)) is not None:
+        reference = read_reference(path, monitor, version, columns_of(path, monitor))
+    elif len(warm_up):
+        reference = _reference(warm_up, monitor, version)
     return Candidate(
         request_id=_REQUEST,
         model=monitor.model,
         version=version,
         as_champion=True,
-        reference=_reference(warm_up, monitor, version) if len(warm_up) else None,
+        reference=reference,
         created_ms=warm_up.rows[-1].arrival_ms if len(warm_up) else 0,
     )
+
+
+def reference_path(monitor: Monitor) -> Path | None:
+    """Give the file the monitor's reference is read from, if any."""
+    source, path = monitor.reference.source, monitor.reference.path
+    return Path(path) if path is not None and source in {"file", "same-hour"} else None
 
 
 def first_version(
@@ -101,5 +118,6 @@ def _reference(warm_up: Stream, monitor: Monitor, version: str) -> Reference:
         {name: values for name, values in found.items() if any(v is not None for v in values)},
         monitor,
         version,
+        times_ms=[row.time_ms for row in rows],
         lineage={"warm_up_rows": len(rows)},
     )
