@@ -188,7 +188,8 @@ class Reference(Event):
 
     ``reference_id`` is the sha256 of the canonical JSON of the counted parts.
     ``outside`` counts rows that lie outside by the rule of live rows.
-    ``loss`` holds ``n`` and ``errors`` of labelled held-out rows (0/1 loss) or,
+    ``loss`` holds ``n`` and ``errors`` of labelled held-out rows (0/1 loss), of two
+    classes c also ``labelled:c``, ``missed:c``, ``answered:c`` and ``wrong:c``; or,
     for regression, ``n``, ``sum`` and ``sum_of_squares`` of the absolute error,
     and ``loss_cuts`` are the quantiles of that error, with ``loss_counts`` errors
     in ``(loss_cuts[i-1], loss_cuts[i]]``.  ``blocks`` of a feature are in the order

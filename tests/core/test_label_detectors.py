@@ -203,6 +203,30 @@ def test_without_a_loss_reference_each_detector_learns_its_own() -> None:
     assert measured[5] == {"e_sr", "e_sr_recall", "e_sr_precision"}
 
 
+def test_recall_and_precision_of_the_reference_hold_from_the_first_label() -> None:
+    # 6,000 rows: of 2,000 that are "yes" a tenth is missed, of 4,000 others 5 % are wrong.
+    labels = ["yes" if i % 3 == 0 else "no" for i in range(6_000)]
+    wrong = [i % 30 == 0 or i % 60 == 1 or i % 60 == 32 or i % 60 == 4 for i in range(6_000)]
+    other = {"yes": "no", "no": "yes"}
+    said = [other[label] if bad else label for label, bad in zip(labels, wrong, strict=True)]
+
+    def held_to(losses: list[float]) -> Reference:
+        return build_reference(
+            model="m", version="1", columns={"x": [0.0]}, kinds={"x": "numeric"},
+            predictions=said, labels=labels, losses=losses, regression=False,
+        )  # fmt: skip
+
+    known = held_to([float(bad) for bad in wrong])
+    missed = sum(bad for bad, label in zip(wrong, labels, strict=True) if label == "yes")
+    assert known.loss is not None
+    assert (known.loss["labelled:yes"], known.loss["missed:yes"]) == (2_000, missed)
+    found = run(made(known), classified([(1, 0.1, 0.05)]), monitor())
+    assert {m.name for m in found[0].measures} == {"e_sr", "e_sr_recall", "e_sr_precision"}
+    # Losses of other rows than the predictions': what they say of a class is not known.
+    found = run(made(held_to([0.0] * 6_000)), classified([(1, 0.1, 0.05)]), monitor())
+    assert {m.name for m in found[0].measures} == {"e_sr"}
+
+
 def test_an_empty_window_is_no_test() -> None:
     found = run(made(reference([0.0, 1.0] * 1_000)), [{}], monitor())
     assert found[0].status == "insufficient"

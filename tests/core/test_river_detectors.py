@@ -26,7 +26,7 @@ def stream(length: int = 1_500) -> Sequence[float]:
     """Losses whose rate goes .1, .5, .1, .6."""
     rng = np.random.default_rng(2)
     rates = np.repeat([0.1, 0.5, 0.1, 0.6], length // 4)
-    return (rng.random(rates.size) < rates).astype(float).tolist()
+    return [float(x < rate) for x, rate in zip(rng.random(rates.size), rates, strict=True)]
 
 
 @pytest.mark.parametrize("name", RIVER)

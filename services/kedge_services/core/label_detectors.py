@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from kedge import Detection, Measure, Monitor, Reference
 from kedge.base import AlertKind, label_text
 from kedge_services.core.budget import Budget
+from kedge_services.core.class_losses import precision_losses, recall_losses
 from kedge_services.core.deltas import LabelsDelta
 from kedge_services.core.folding import Series
 from kedge_services.core.lookup import Lookup
@@ -205,7 +206,7 @@ def _losses(
         }
     found = {_MAIN: _binary(labels.loss // FIXED_POINT, labels.labelled)}
     if monitor.task == "binary":
-        positive = label_text(monitor.classes[1] if monitor.positive is None else monitor.positive)
+        positive = _positive(monitor)
         row = labels.confusion.get(positive, {})
         hits, positives = row.get(positive, 0), sum(row.values())
         answered = sum(answers.get(positive, 0) for answers in labels.confusion.values())
@@ -222,10 +223,20 @@ def _new(name: str, monitor: Monitor, reference: Reference | None) -> LossDetect
     """Begin a detector; without losses of enough rows it learns them."""
     if monitor.task == "regression" and reference is not None:
         return LossDetector.of_ranks(reference.loss_counts)
-    loss = None if reference is None else reference.loss
-    if name == _MAIN and loss and "errors" in loss and loss["n"] >= MIN_LOSSES:
-        return LossDetector.of_errors(float(loss["n"]), float(loss["errors"]))
-    return LossDetector()
+    loss = (None if reference is None else reference.loss) or {}
+    n, errors = loss.get("n", 0.0), loss.get("errors", 0.0)
+    if name == _RECALL:
+        n, errors = recall_losses(loss, _positive(monitor))
+    elif name == _PRECISION:
+        n, errors = precision_losses(loss, _positive(monitor))
+    is_known = n >= MIN_LOSSES and "errors" in loss
+    return LossDetector.of_errors(n, errors) if is_known else LossDetector()
+
+
+def _positive(monitor: Monitor) -> str:
+    if monitor.task != "binary":
+        return ""
+    return label_text(monitor.classes[1] if monitor.positive is None else monitor.positive)
 
 
 def _detection(name: str, detector: LossDetector, evidence: float, limit: float) -> Detection:

@@ -30,6 +30,7 @@ from kedge_services.core.binning import (
     output_score,
 )
 from kedge_services.core.blocks import BLOCKS, counter_blocks
+from kedge_services.core.class_losses import class_losses
 from kedge_services.core.deltas import DriftDelta, LearningDelta
 from kedge_services.core.rank_pairs import project
 from kedge_services.core.sketches import FeatureCounts
@@ -52,6 +53,7 @@ Origin = Literal["training", "held-out", "learnt", "file"]
 
 #: Numeric bins aimed at; a feature with at most as many values gets a bin for each.
 BINS = 32
+_BINARY = 2
 TOP_CATEGORIES = 64
 #: The 99 inner edges of [0, 1].
 SCORE_CUTS = [i / 100 for i in range(1, 100)]
@@ -173,6 +175,8 @@ def build_reference(  # noqa: PLR0913 -- every argument is named by its caller
         regression = scores is None and _all_floats(predictions or labels)
     answers: Kind = "numeric" if regression else "categorical"
     loss = None if losses is None else _loss(losses, regression=regression)
+    if loss and not regression and predictions and len({*(labels or ())}) == _BINARY:
+        loss |= class_losses(predictions, labels or (), errors=loss["errors"])
     features = {name: describe(kind, columns[name]) for name, kind in kinds.items()}
     parts: dict[str, Any] = {
         "model": model,

@@ -22,7 +22,7 @@ from kedge_services.core.sequential import Losses
 
 __all__ = ["RIVER", "RiverDetector", "spread"]
 
-#: Whether a version's detector is told by this name in the monitor.
+#: What the monitor calls them.
 RIVER: Final = ("adwin", "ddm", "page-hinkley", "kswin")
 _GOLDEN: Final = (math.sqrt(5) - 1) / 2
 _SEED: Final = 1
@@ -146,9 +146,9 @@ def _new(name: str) -> Any:
 
 
 def _version() -> str:
-    import river
+    from river.__version__ import __version__
 
-    return str(river.__version__)
+    return str(__version__)
 
 
 def _number(value: Any) -> Any:

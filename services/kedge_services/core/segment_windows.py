@@ -57,6 +57,8 @@ class Segments:
         #: Sums by the segment's name; emptied where a pane changes, so that a segment
         #: of v values costs v sums, not v * v.
         self._sums: dict[_Together, dict[tuple[str, str], Group]] = {}
+        #: How many values of segments there are in panes; for as long as none is new.
+        self._values: dict[tuple[_Together, ...], int] = {}
         #: Places whose windows are known to be out of date.
         self._told: set[_Together] = set()
 
@@ -64,6 +66,7 @@ class Segments:
         """Take a new pane; one of no segment is left out."""
         if key.segment:
             self._panes.setdefault(_together(key), set()).add(key)
+            self._values.clear()
 
     def forget(self, key: PaneKey) -> None:
         """Drop a pane that no window needs."""
@@ -71,6 +74,7 @@ class Segments:
         for kept in (self._panes, self._sums):
             kept.pop(place, None)
         self._told.discard(place)
+        self._values.clear()
 
     def changed(self, key: PaneKey, monitor: Monitor | None) -> Sequence[PaneKey]:
         """Note that a pane changed; give the others that are now out of date, once."""
@@ -94,10 +98,10 @@ class Segments:
         """Hold a window of a segment against the others, and put the outcome into its content."""
         segment = _declared(key.segment, monitor)
         length = (end_ms - key.start_ms) // key.scale
-        places = [
+        places = tuple(
             _Together(key.model, key.version, key.reference_id, at)
             for at in range(key.start_ms, end_ms, length)
-        ]
+        )
         self._told.difference_update(places)
         if segment is None or key.segment == _base(segment):
             return
@@ -106,8 +110,7 @@ class Segments:
         for place in places:
             found += self._sum(place, segment.name, base or "", positive)
         rest = found if base else found - mine
-        values = len({pane.segment for place in places for pane in self._panes.get(place, ())})
-        tests = values * len(fairness.MEASURES) * len(monitor.windows.scales)
+        tests = self._count(places) * len(fairness.MEASURES) * len(monitor.windows.scales)
         budget = Budget.of(monitor).per_pane * monitor.performance_pane_ms / monitor.pane_ms
         measures, detections, tested = fairness.judge(
             mine,
@@ -122,6 +125,12 @@ class Segments:
             content.status = "alarm"
         elif tested and content.status == "insufficient":
             content.status = "ok"
+
+    def _count(self, places: tuple[_Together, ...]) -> int:
+        if places not in self._values:
+            panes = (pane for place in places for pane in self._panes.get(place, ()))
+            self._values[places] = len({pane.segment for pane in panes})
+        return self._values[places]
 
     def _sum(self, place: _Together, name: str, base: str, positive: str) -> Group:
         """Add up the panes of one value (the base), or of all values of a segment."""
