@@ -8,7 +8,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from kedge import Candidate, Lineage, ModelVersion, Monitor
+from kedge import Candidate, Lineage, ModelVersion, Monitor, Reference
 from kedge.errors import UsageError
 from kedge_services.cli.asking import read_tables
 from kedge_services.cli.completion import complete_model
@@ -25,6 +25,15 @@ __all__ = ["register"]
 
 #: Metrics that are shown, in this order.
 METRICS = ("accuracy", "f1", "mae", "rmse", "n")
+
+
+#: With what an hour of the week is compared, by how it is called in a reference's lineage.
+LEVELS = {
+    "own": "themselves",
+    "weekdays or weekend": "that hour of weekdays or of the weekend",
+    "every day": "that hour of every day",
+    "all hours": "all hours",
+}
 
 
 class ArtefactFormat(StrEnum):
@@ -84,6 +93,13 @@ def register(  # noqa: PLR0913 -- options of a command
     score: Annotated[
         str | None, typer.Option(help="Its column of scores. Default: as for --prediction.")
     ] = None,
+    timestamp: Annotated[
+        str | None,
+        typer.Option(
+            help="Its column of event times; needed where the monitor compares with the same hour "
+            "of the week."
+        ),
+    ] = None,
     as_champion: Annotated[
         bool,
         typer.Option("--as-champion", help="It serves from now on. The first version always does."),
@@ -106,8 +122,10 @@ def register(  # noqa: PLR0913 -- options of a command
         raise UsageError("--version: a version's name has 1 to 255 characters")
     if artefact is None and (artefact_format is not None or features is not None):
         raise UsageError("--format and --features say something about --artefact FILE")
-    if reference is None and (label or prediction or score):
-        raise UsageError("--label, --prediction and --score are columns of --reference FILE")
+    if reference is None and (label or prediction or score or timestamp):
+        raise UsageError(
+            "--label, --prediction, --score and --timestamp are columns of --reference FILE"
+        )
     settings = settings_from(config, bootstrap_servers)
     file = None
     if artefact is not None:
@@ -116,7 +134,7 @@ def register(  # noqa: PLR0913 -- options of a command
     monitor = _monitor(backend, model, version)
     names = [name.strip() for name in features.split(",")] if features else []
     candidate = candidate_from(monitor, version, as_champion=as_champion, features=names)
-    columns = Columns(label=label, prediction=prediction, score=score)
+    columns = Columns(label=label, prediction=prediction, score=score, timestamp=timestamp)
     data = None if reference is None else _Data(reference, columns)
     candidate = _tried(candidate, monitor, file, data)
     if file is not None:
@@ -125,6 +143,14 @@ def register(  # noqa: PLR0913 -- options of a command
     tell(made, as_json=as_json)
     if not as_json:
         _tell_more(made)
+        if candidate.reference is not None:
+            _tell_hours(candidate.reference)
+        elif monitor.reference.source == "file":
+            typer.echo(
+                f"note: {version} has no reference; the monitor's is a file, give it with "
+                "--reference, or it is learnt from the first predictions",
+                err=True,
+            )
 
 
 def _monitor(backend: KafkaBackend, model: str, version: str) -> Monitor:
@@ -158,6 +184,16 @@ def _tried(
     made = make_reference(read, monitor, candidate.version or "")
     lineage = Lineage(rows=made.rows, data_sha256=made.lineage["sha256"])
     return candidate.model_copy(update={"reference": made, "lineage": lineage, "metrics": metrics})
+
+
+def _tell_hours(reference: Reference) -> None:
+    """Say how far the hours of the week could be told apart."""
+    levels = reference.lineage.get("hours_of_week", {})
+    told = [
+        f"{hours} with {words}" for level, words in LEVELS.items() if (hours := levels.get(level))
+    ]
+    if told:
+        typer.echo(f"hours of the week that are compared: {', '.join(told)}")
 
 
 def _tell_more(version: ModelVersion) -> None:

@@ -118,6 +118,7 @@ def replay(  # noqa: PLR0913 -- a command has as many arguments as options
     Example: kedge replay data.csv --monitor monitor.toml --out results
     """
     from kedge_services.local.cells import parse_ms
+    from kedge_services.local.reference_file import beside
     from kedge_services.local.replay.run import Options, Source
     from kedge_services.local.replay.run import replay as run
 
@@ -132,7 +133,7 @@ def replay(  # noqa: PLR0913 -- a command has as many arguments as options
         times = [None if text is None else parse_ms(text) for text in (since, until)]
     except ValueError as error:
         raise UsageError(str(error)) from error
-    declared = load_monitor(monitor)
+    declared = beside(load_monitor(monitor), monitor)
     settings = settings_from(config, bootstrap_servers, need_kafka=from_topics)
     options = Options(closed_loop, delay, limit, partitions, permute)
     _log_errors_only()
