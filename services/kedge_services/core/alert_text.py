@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from kedge.base import AlertKind
-from kedge.events import Detection
+from kedge.events import Detection, Measure
 from kedge.monitor import Rule
+from kedge_services.core.attribution import attribution_text
 from kedge_services.core.lifecycle import Instance
 
 __all__ = ["detections_text", "firing_text", "over_text", "rule_text", "time_text"]
@@ -23,6 +24,10 @@ _WHAT: dict[AlertKind, str] = {
     "error-rate": "it makes more errors than in its reference",
     "fairness": "it treats segments differently",
     "dead-letters": "too many of its records cannot be read",
+}
+_DRIFTS: dict[AlertKind, str] = {
+    "data-drift": ", mostly ",
+    "prediction-drift": ", at the same time as mostly ",
 }
 _OVER = {
     "recovered": "the condition is gone",
@@ -40,11 +45,19 @@ def time_text(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def detections_text(detections: Sequence[Detection], *, features: int = 0, panes: int = 1) -> str:
+def detections_text(
+    detections: Sequence[Detection],
+    *,
+    measures: Sequence[Measure] = (),
+    features: int = 0,
+    panes: int = 1,
+) -> str:
     """Say what was detected; the detections are of one kind, the clearest first.
 
     Parameters
     ----------
+    measures
+        Of the window: they say of which features a drift mostly consists.
     features
         Of the model: when half of them or more are named, the cause lies before the model.
     panes
@@ -53,11 +66,14 @@ def detections_text(detections: Sequence[Detection], *, features: int = 0, panes
     first = detections[0]
     names = list(dict.fromkeys(d.feature for d in detections if d.feature is not None))
     text = _WHAT.get(first.kind, first.kind)
-    if names:
+    shares = attribution_text(measures) if len(names) != 1 else None
+    if shares is not None and first.kind in _DRIFTS:
+        text += _DRIFTS[first.kind] + shares
+    elif names:
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         text += f" ({', '.join(names[:SHOWN])}{more})"
-        if len(names) > 1 and 2 * len(names) >= features > 0:
-            text += f", {len(names)} of {features} features at once: look upstream"
+    if len(names) > 1 and 2 * len(names) >= features > 0:
+        text += f", {len(names)} of {features} features at once: look upstream"
     if panes > 1:
         text += f", over {panes} panes"
     numbers = first.summary.rstrip(".") or _numbers(first)

@@ -211,7 +211,10 @@ class _Observer:
                 threshold=detections[0].threshold,
                 features=tuple(dict.fromkeys(d.feature for d in detections if d.feature)),
                 detail=alert_text.detections_text(
-                    detections, features=len(self.monitor.features), panes=window.scale
+                    detections,
+                    measures=window.measures,
+                    features=len(self.monitor.features),
+                    panes=window.scale,
                 ),
             )
             instance = self._built_in(kind, window.segment)
