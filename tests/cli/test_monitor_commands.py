@@ -131,6 +131,10 @@ def test_check_shows_what_was_understood(
         "  labels    waited for 1d, for their prediction 10m; performance by 450s\n"
         "  reference from version\n"
         "  drift     false alarms: at most 1 per week\n"
+        "  budget    at most 1 false alarms a week are expected: "
+        "drift 0.5 + integrity 0.15 + performance 0.25 + fairness 0.1\n"
+        "  tests     6,720 panes a week, each at 4 scales: 6 distributions "
+        "(features, prediction, score, label) at p < 3.1e-06, 13 counters at p < 4.3e-07\n"
         "  segments  region\n"
         "  rule      low: accuracy below 0.75 for 2 windows, windows of 4 panes (warning)\n"
         '  retrain   on low or at "0 3 * * *" UTC; auto with sklearn-hist-gradient-boosting, '

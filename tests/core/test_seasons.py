@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from kedge import FeatureReference, Monitor, Reference
 from kedge.codec import decode, encode
 from kedge_services.core.binning import Binner, FeatureBinner, bin_values
-from kedge_services.core.detectors import Budget, DriftJudge
+from kedge_services.core.budget import Budget
+from kedge_services.core.detectors import DriftJudge
 from kedge_services.core.references import build_reference, learn_counts
 from kedge_services.core.seasons import (
     EXTRAS,

@@ -10,6 +10,7 @@ from kedge import Monitor
 from kedge.base import label_text
 from kedge.monitor import Retrain, Rule, Segment, format_duration
 from kedge.monitor_checks import LOCAL
+from kedge_services.cli.budgets import budget_lines
 
 __all__ = ["summary"]
 
@@ -31,6 +32,7 @@ def _parts(monitor: Monitor) -> Iterator[tuple[str, str]]:
     yield "labels", _labels(monitor)
     yield "reference", f"from {monitor.reference.source}"
     yield "drift", f"false alarms: at most {monitor.drift.false_alarms}"
+    yield from budget_lines(monitor)
     if monitor.segments:
         yield "segments", ", ".join(map(_segment, monitor.segments))
     if monitor.labelled and monitor.performance.detectors != ["e-sr"]:

@@ -7,32 +7,35 @@ trifles in large windows nor noise in small ones fire.
 A window is tested alone (:meth:`DriftJudge.test`); the windows of several scales that
 end with one pane are judged together (:meth:`DriftJudge.decide`), because which features
 are named depends on all of them.
-
-References
-----------
-Effect floor w = .10: Cohen 1988, "small".
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kedge import Detection, FeatureReference, Measure, Reference
+from kedge import Detection, Measure, Reference
 from kedge.base import AlertKind
+from kedge_services.core.attribution import attribution
 from kedge_services.core.budget import SCALES, Budget
 from kedge_services.core.deltas import DriftDelta
-from kedge_services.core.integrity import Counted, IntegrityJudge, valid_rows
+from kedge_services.core.distributions import (
+    CATEGORICAL_FLOOR,
+    FEATURES,
+    NUMERIC_FLOOR,
+    TESTS,
+    Distribution,
+    Group,
+    distribution_of,
+)
+from kedge_services.core.integrity import Counted, IntegrityJudge
+from kedge_services.core.multivariate import PairJudge, PairTrial
 from kedge_services.core.naming import mean_e_value, named
-from kedge_services.core.overdispersion import LABEL, PREDICTION, SCORE, distributions
+from kedge_services.core.overdispersion import LABEL, distributions, unevenness
 from kedge_services.core.overdispersion import overdispersion as dispersions
-from kedge_services.core.shifts import Shift, categorical_shifts, distances, numeric_shifts
-from kedge_services.core.sketches import FeatureCounts
+from kedge_services.core.shifts import Shift
 
 __all__ = [
     "CATEGORICAL_FLOOR",
@@ -46,43 +49,21 @@ __all__ = [
     "is_near",
 ]
 
-NUMERIC_FLOOR: Final = 0.05
-CATEGORICAL_FLOOR: Final = 0.10
 MIN_WINDOW: Final = 100
 MIN_REFERENCE: Final = 1_000
 #: A p-value up to so many times the threshold keeps an alert from ending.
 NEAR: Final = 10.0
-_FEATURES: Final = "data-drift"
-_NAMES: Final[Mapping[str, tuple[str, float]]] = {
-    "numeric": ("kolmogorov_smirnov", NUMERIC_FLOOR),
-    "categorical": ("effect_w", CATEGORICAL_FLOOR),
-}
-_Ints = NDArray[np.int64]
-_Floats = NDArray[np.float64]
-
-
-class _Distribution(NamedTuple):
-    """Something that is tested: a feature, the prediction or its score."""
-
-    kind: AlertKind
-    prefix: str
-    feature: str | None
-    reference: FeatureReference
-
-    @property
-    def key(self) -> str:
-        return self.feature if self.feature is not None else self.prefix
 
 
 class _Test(NamedTuple):
     """A test that had rows enough on both sides."""
 
-    distribution: _Distribution
+    distribution: Distribution
     shift: Shift
 
     def detection(self, *, is_named: bool = False) -> Detection:
         """Say that it is an alarm, or named beside one."""
-        name, floor = _NAMES[self.distribution.reference.kind]
+        name, floor = TESTS[self.distribution.reference.kind]
         what = self.distribution.key.rstrip("_")
         moved = "moved with others" if is_named else "moved"
         return Detection(
@@ -97,9 +78,14 @@ class _Test(NamedTuple):
         )
 
     @property
+    def size(self) -> float:
+        """The effect, at least, in units of its floor."""
+        return self.shift.low / TESTS[self.distribution.reference.kind][1]
+
+    @property
     def is_large(self) -> bool:
         """Whether the effect is above its floor, for sure."""
-        return self.shift.low >= _NAMES[self.distribution.reference.kind][1]
+        return self.size >= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +96,7 @@ class Trial:
     measures: list[Measure]
     tests: Sequence[_Test]
     counted: Counted
+    pairs: PairTrial
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,54 +119,6 @@ class Verdict:
     near: list[AlertKind] = field(default_factory=list)
 
 
-class _Group:
-    """The distributions of one kind, their counts side by side.
-
-    Categorical rows begin with what has no category of its own.
-    """
-
-    def __init__(self, members: Sequence[_Distribution], phi: Mapping[str, float]) -> None:
-        self.members = members
-        is_numeric = bool(members) and members[0].reference.kind == "numeric"
-        self._first = 0 if is_numeric else 1
-        self._shifts = numeric_shifts if is_numeric else categorical_shifts
-        width = max((len(d.reference.counts) for d in members), default=1)
-        self._reference = np.zeros((len(members), width), dtype=np.int64)
-        for row, d in zip(self._reference, members, strict=True):
-            self._put(row, np.array(d.reference.counts, dtype=np.int64))
-            row[0] += valid_rows(d.reference) - int(row.sum())
-        self._phi = np.array([phi[d.key] for d in members])
-        self.known = self._reference.sum(axis=1).tolist()
-
-    def _put(self, row: _Ints, bins: _Ints) -> None:
-        if self._first:
-            row[0] = bins[-1]
-            row[1 : bins.size] = bins[:-1]
-        else:
-            row[: bins.size] = bins
-
-    def current(self, window: DriftDelta) -> _Ints:
-        """Give the window's counts, as those of the reference lie."""
-        rows = np.zeros_like(self._reference)
-        for row, d in zip(rows, self.members, strict=True):
-            counts = _counts(window, d)
-            if counts is not None:
-                self._put(row, counts.bins)
-                if self._first:
-                    row[0] += counts.unseen
-        return rows
-
-    def test(self, current: _Ints) -> Iterator[tuple[int, Shift, float, float]]:
-        """Give the number, test, PSI and Jensen-Shannon of all that have a row on both sides."""
-        found = np.flatnonzero((current.sum(axis=1) > 0) & (self._reference.sum(axis=1) > 0))
-        if not found.size:
-            return
-        before, now = self._reference[found], current[found]
-        shifts = self._shifts(before, now, self._phi[found])
-        for i, shift, (psi, js) in zip(found.tolist(), shifts, distances(before, now), strict=True):
-            yield i, shift, psi, js
-
-
 class DriftJudge:
     """Tests windows of one series against its reference.
 
@@ -192,15 +131,17 @@ class DriftJudge:
     ----------
     distributions
         How many distributions are tested; the label is tested in performance windows.
+        All pairs of features together are one more.
     """
 
     def __init__(self, reference: Reference) -> None:
         everything = list(distributions(reference))
-        self.distributions = len(everything)
-        phi = dispersions(reference)
-        tested = [_distribution(name, part) for name, part in everything if name != LABEL]
+        self._pairs = PairJudge(reference)
+        self.distributions = len(everything) + self._pairs.tests
+        phi, uneven = dispersions(reference), unevenness(reference)
+        tested = [distribution_of(name, part) for name, part in everything if name != LABEL]
         self._groups = [
-            _Group([d for d in tested if d.reference.kind == kind], phi) for kind in _NAMES
+            Group([d for d in tested if d.reference.kind == kind], phi, uneven) for kind in TESTS
         ]
         self._integrity = IntegrityJudge(reference)
 
@@ -219,7 +160,7 @@ class DriftJudge:
             Merged panes, counted on the reference's bins.
         """
         if not window.rows:
-            return Trial(0, [], [], Counted([], [], 0))
+            return Trial(0, [], [], Counted([], [], 0), PairTrial())
         measures: list[Measure] = []
         tests: list[_Test] = []
         valid: dict[str, int] = {}
@@ -235,7 +176,9 @@ class DriftJudge:
                     tests.append(_Test(d, shift))
             measures += [_nothing(group.members[i], rows[i], note) for i, note in lack.items()]
         counted = self._integrity.test(window, valid)
-        return Trial(window.rows, measures + counted.measures, tests, counted)
+        pairs = self._pairs.test(window)
+        measures += [*counted.measures, *pairs.measures]
+        return Trial(window.rows, measures, tests, counted, pairs)
 
     def decide(
         self, trials: Mapping[int, Trial], *, budget: Budget, scales: int = SCALES
@@ -263,22 +206,32 @@ class DriftJudge:
                 for t in trial.tests
                 if t.is_large and _passes(t.shift.ln_p, NEAR * alpha)
             }
-            detections = [test.detection() for test in found]
-            if any(test.distribution.kind == _FEATURES for test in found):
+            if trial.pairs.detection(NEAR * alpha) is not None:
+                near.add(FEATURES)
+            beside: list[_Test] = []
+            if any(test.distribution.kind == FEATURES for test in found):
                 if clear is None:
                     clear = self._clear(trials.values())
                 alone = {test.distribution.key for test in found}
-                detections += [
-                    test.detection(is_named=True)
+                beside = [
+                    test
                     for test in trial.tests
                     if test.is_large and test.distribution.feature in clear - alone
                 ]
+            detections = [test.detection() for test in found]
+            detections += [test.detection(is_named=True) for test in beside]
+            together = trial.pairs.detection(alpha)
+            if together is not None:
+                detections.append(together)
             counters = budget.integrity / (scales * max(1, trial.counted.tests))
             suspects = trial.counted.suspects
             broken = [s.detection() for s in suspects if _passes(s.ln_p, counters)]
             if any(_passes(s.ln_p, NEAR * counters) for s in suspects):
                 near.add("integrity")
-            verdicts[scale] = _verdict(trial, detections, broken, sorted(near))
+            verdict = _verdict(trial, detections, broken, sorted(near))
+            effects = _effects([*found, *beside], trial.pairs.effects(alpha))
+            verdict.measures.extend(attribution(effects, rows=trial.rows))
+            verdicts[scale] = verdict
         return verdicts
 
     def _clear(self, trials: Iterable[Trial]) -> set[str]:
@@ -296,9 +249,15 @@ def _verdict(
 ) -> Verdict:
     measures = []
     if trial.tests:
-        features = sum(d.kind == _FEATURES for d in drifted)
+        features = sum(d.kind == FEATURES and d.feature is not None for d in drifted)
         measures.append(Measure(name="drifted_features", value=features, n=trial.rows))
     return Verdict(measures, drifted + broken, len(trial.tests), near)
+
+
+def _effects(tests: Iterable[_Test], together: Mapping[str, float]) -> dict[str, float]:
+    """Give what each named feature adds to a drift, by itself and in pairs."""
+    alone = {t.distribution.feature: t.size**2 for t in tests if t.distribution.feature}
+    return {name: alone.get(name, 0.0) + together.get(name, 0.0) for name in {**alone, **together}}
 
 
 def _passes(ln_p: float, alpha: float) -> bool:
@@ -313,18 +272,6 @@ def is_near(measure: Measure, alpha: float) -> bool:
     return measure.low >= measure.threshold and _passes(measure.evidence, NEAR * alpha)
 
 
-def _distribution(name: str, reference: FeatureReference) -> _Distribution:
-    if name in {PREDICTION, SCORE}:
-        return _Distribution("prediction-drift", name, None, reference)
-    return _Distribution(_FEATURES, "", name, reference)
-
-
-def _counts(window: DriftDelta, distribution: _Distribution) -> FeatureCounts | None:
-    if distribution.feature is not None:
-        return window.features.get(distribution.feature)
-    return window.prediction if distribution.prefix == PREDICTION else window.score
-
-
 def _lack(rows: int, known: int) -> str | None:
     """Say what is missing for a test; None when nothing is."""
     if rows < MIN_WINDOW:
@@ -335,11 +282,11 @@ def _lack(rows: int, known: int) -> str | None:
 
 
 def _measures(
-    distribution: _Distribution, n: int, shift: Shift, psi: float, js: float, note: str | None
+    distribution: Distribution, n: int, shift: Shift, psi: float, js: float, note: str | None
 ) -> list[Measure]:
     """Give the measures of one distribution."""
     prefix, feature = distribution.prefix, distribution.feature
-    name, floor = _NAMES[distribution.reference.kind]
+    name, floor = TESTS[distribution.reference.kind]
     return [
         Measure(name=f"{prefix}psi", feature=feature, value=psi, n=n),
         Measure(name=f"{prefix}jensen_shannon", feature=feature, value=js, n=n),
@@ -356,9 +303,9 @@ def _measures(
     ]
 
 
-def _nothing(distribution: _Distribution, n: int, note: str | None) -> Measure:
+def _nothing(distribution: Distribution, n: int, note: str | None) -> Measure:
     """Give the measure of a test that has no value at all on one side."""
-    name, floor = _NAMES[distribution.reference.kind]
+    name, floor = TESTS[distribution.reference.kind]
     return Measure(
         name=distribution.prefix + name,
         feature=distribution.feature,

@@ -4,6 +4,10 @@ Rows that come in batches or are autocorrelated say less than their number.  phi
 factor, measured between contiguous parts (blocks) of the reference; every test divides
 its numbers of rows by it.  The value of one feature is noisy, so it is drawn half way to
 the mean over all of its kind.
+
+References
+----------
+Rao, Scott 1984 (Annals of Statistics 12) for :func:`unevenness`.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ __all__ = [
     "distributions",
     "is_constant",
     "overdispersion",
+    "unevenness",
 ]
 
 #: What is tested beside features goes by these names, which start its measures' names too.
@@ -81,6 +86,29 @@ def overdispersion(reference: Reference) -> dict[str, float]:
     return found
 
 
+def unevenness(reference: Reference) -> float:
+    """Give r >= 1: how unevenly the overdispersion of categories lies on their contrasts.
+
+    Notes
+    -----
+    With D the covariance between blocks of ``sqrt(n) (share_i - p_i) / sqrt(p_i)`` and D0
+    that of independent rows, ``r = (tr D^2 / tr D0^2) / ((tr D)^2 / (tr D0)^2)``, numerator and
+    denominator averaged over all categorical distributions: the value of one is too noisy.
+    From S, the covariance of K blocks (v = K - 1 degrees of freedom), tr D^2 is estimated
+    without bias by ``v^2 / ((v - 1)(v + 2)) (tr S^2 - (tr S)^2 / v)``, and (tr D)^2 by
+    ``(tr S)^2 - (2 / v) tr D^2``.
+    """
+    squares, traces = [], []
+    for _, feature in distributions(reference):
+        moments = _moments(feature) if feature.kind == "categorical" else None
+        if moments is not None:
+            squares.append(moments[0])
+            traces.append(moments[1])
+    if not squares or math.fsum(traces) <= 0:
+        return 1.0
+    return max(1.0, math.fsum(squares) / math.fsum(traces))
+
+
 def counter_overdispersion(reference: Reference) -> dict[str, dict[str, float]]:
     """Give phi by feature and counter.
 
@@ -134,6 +162,28 @@ def _factors(marked: NDArray[np.int64], sizes: NDArray[np.int64]) -> _Floats:
     deviations = (marked / sizes[:, None] - whole) ** 2 * sizes[:, None]
     factors: _Floats = deviations.sum(axis=0) / ((len(sizes) - 1) * whole * (1 - whole))
     return factors
+
+
+def _moments(feature: FeatureReference) -> tuple[float, float] | None:
+    """Give tr D^2 and (tr D)^2 over what they are for independent rows; see `unevenness`."""
+    blocks = np.array([block for block in feature.blocks if sum(block)], dtype=np.int64)
+    v = len(blocks) - 1
+    if v < 2:
+        return None
+    sizes = blocks.sum(axis=1)
+    shares = blocks.sum(axis=0) / sizes.sum()
+    fit = (shares * sizes.mean() >= _LEAST_EXPECTED) & (shares < 1)
+    p = shares[fit]
+    independent = np.diag(np.ones(p.size)) - np.sqrt(np.outer(p, p))
+    # Two categories have one contrast between them, which cannot be uneven.
+    if p.size <= 2:
+        return None
+    y = (blocks[:, fit] / sizes[:, None] - p) * np.sqrt(sizes[:, None] / p)
+    s = y.T @ y / v
+    trace, square = float(np.trace(s)), float((s * s).sum())
+    d2 = v * v / ((v - 1) * (v + 2)) * (square - trace * trace / v)
+    d1 = trace * trace - 2 / v * d2
+    return d2 / float((independent**2).sum()), d1 / float(np.trace(independent)) ** 2
 
 
 def _own(feature: FeatureReference) -> dict[str, float]:

@@ -159,6 +159,7 @@ def label_drift(
     *,
     alpha: float,
     dispersion: float = 1.0,
+    unevenness: float = 1.0,
 ) -> tuple[Measure | None, Detection | None]:
     """Test the labels of a window against the reference's.
 
@@ -166,8 +167,8 @@ def label_drift(
     ----------
     alpha
         Threshold of this one test, already divided by the number of tests.
-    dispersion
-        The label's overdispersion phi.
+    dispersion, unevenness
+        The label's overdispersion phi, and how unevenly it lies on the classes.
     """
     if reference.kind != "categorical" or counts.labelled < MIN_WINDOW:
         return None, None
@@ -178,7 +179,7 @@ def label_drift(
     n = int(current.sum())
     if n < MIN_WINDOW or before.sum() < MIN_REFERENCE:
         return None, None
-    test = categorical_shift(before, current, dispersion)
+    test = categorical_shift(before, current, dispersion, unevenness)
     measure = Measure(
         name="label_effect_w",
         value=test.effect,

@@ -26,7 +26,7 @@ from kedge_services.core.detectors import is_near
 from kedge_services.core.drift_windows import KEPT_PANES
 from kedge_services.core.folding import Series
 from kedge_services.core.lookup import Lookup
-from kedge_services.core.overdispersion import LABEL, overdispersion
+from kedge_services.core.overdispersion import LABEL, overdispersion, unevenness
 from kedge_services.core.performance import (
     coverage,
     label_drift,
@@ -293,8 +293,13 @@ class PerformanceWindows:
         tests = len(reference.features) + 1
         tests += (reference.prediction is not None) + (reference.score is not None)
         alpha = Budget.of(monitor).drift / (max(SCALES, len(monitor.windows.scales)) * tests)
-        phi = overdispersion(reference)[LABEL]
-        measure, detection = label_drift(counts, reference.label, alpha=alpha, dispersion=phi)
+        measure, detection = label_drift(
+            counts,
+            reference.label,
+            alpha=alpha,
+            dispersion=overdispersion(reference)[LABEL],
+            unevenness=unevenness(reference),
+        )
         if measure is not None:
             content.measures.append(measure)
             if is_near(measure, alpha):

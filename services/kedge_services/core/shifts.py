@@ -6,6 +6,7 @@ overdispersion phi of each row, by which numbers of rows are divided.
 References
 ----------
 Kolmogorov-Smirnov p by the asymptotic bound of Smirnov 1939; Cohen 1988 for the effect w.
+Rao, Scott 1984 (Annals of Statistics 12): chi-square when shares vary unevenly.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def numeric_shifts(reference: _Ints, current: _Ints, dispersion: _Floats) -> lis
     ]
 
 
-def categorical_shifts(reference: _Ints, current: _Ints, dispersion: _Floats) -> list[Shift]:
+def categorical_shifts(
+    reference: _Ints, current: _Ints, dispersion: _Floats, unevenness: float = 1.0
+) -> list[Shift]:
     """Test shares row by row by the two-sample chi-square; the effect is Cohen's w.
 
     Parameters
@@ -72,27 +75,36 @@ def categorical_shifts(reference: _Ints, current: _Ints, dispersion: _Floats) ->
         unseen), then the categories; every row has a count in both.
     dispersion
         Shape (features,).
+    unevenness
+        r: how unevenly the overdispersion lies on the contrasts between categories.
 
     Notes
     -----
+    In autocorrelated rows some contrasts between categories vary far more than phi says and
+    others less, so the tail of the statistic X2 is longer than chi-square's: X2 / r is taken
+    for chi-square with df / r degrees of freedom (the second-order correction of Rao and
+    Scott).
+
     Categories with fewer than 5 expected in either sample join the first one;
     if that is still too few, it joins the smallest of the others, because the
     tail of chi-square is wrong for rare cells.
     """
     big_n, n = reference.sum(axis=1), current.sum(axis=1)
-    r, c = _joined(reference, current)
-    pooled = r + c
+    before, now = _joined(reference, current)
+    pooled = before + now
     used = pooled > 0
     share = np.where(used, pooled, 1) / (n + big_n)[:, None]
-    terms = (r / big_n[:, None] - c / n[:, None]) ** 2 / share
+    terms = (before / big_n[:, None] - now / n[:, None]) ** 2 / share
     # Exactly rounded sums, so that neither order nor padding matters.
     w2 = np.array([math.fsum(row) for row in terms.tolist()])
     df = used.sum(axis=1) - 1
     m = n * big_n / (n + big_n) / dispersion
     statistic = m * w2
-    tail = special.chdtrc(np.maximum(df, 1), statistic)
+    # One contrast alone cannot be uneven.
+    r = np.minimum(unevenness, np.maximum(df, 1))
+    tail = special.chdtrc(np.maximum(df, 1) / r, statistic / r)
     d = statistic - df
-    bound = d - Z80 * np.sqrt(2 * (df + 2 * np.maximum(d, 0.0)))
+    bound = d - Z80 * np.sqrt(2 * r * (df + 2 * np.maximum(d, 0.0)))
     low = np.sqrt(np.maximum(0.0, bound) / m)
     return [
         Shift(effect, least, _ln(p)) if cells else Shift(0.0, 0.0, 0.0)
@@ -102,19 +114,21 @@ def categorical_shifts(reference: _Ints, current: _Ints, dispersion: _Floats) ->
     ]
 
 
-def categorical_shift(reference: _Ints, current: _Ints, dispersion: float = 1.0) -> Shift:
+def categorical_shift(
+    reference: _Ints, current: _Ints, dispersion: float = 1.0, unevenness: float = 1.0
+) -> Shift:
     """Test the shares of one feature.
 
     Parameters
     ----------
     reference, current
         Counts by category; the last one is everything else (other and unseen).
-    dispersion
-        The overdispersion phi.
+    dispersion, unevenness
+        See :func:`categorical_shifts`.
     """
     # `categorical_shifts` has everything else first.
     rows = [np.roll(counts, 1)[None, :] for counts in (reference, current)]
-    return categorical_shifts(*rows, np.array([dispersion]))[0]
+    return categorical_shifts(*rows, np.array([dispersion]), unevenness)[0]
 
 
 def distances(reference: _Ints, current: _Ints) -> list[tuple[float, float]]:
