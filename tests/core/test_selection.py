@@ -145,3 +145,22 @@ def test_with_slack_more_rows_win_over_a_little_luck() -> None:
     worse = Choice("w", {"accuracy": 0.7}, 9_000)
     assert selection.choose([short, longer, worse]) is short
     assert selection.choose([short, longer, worse], slack=0.02) is longer
+
+
+@pytest.mark.parametrize(
+    ("wins", "defeats", "is_sure"), [(0, 0, False), (4, 0, True), (12, 7, False), (30, 17, True)]
+)
+def test_a_gain_is_sure_when_noise_would_not_make_it(
+    *, wins: int, defeats: int, is_sure: bool
+) -> None:
+    """z = (wins - defeats) / sqrt(wins + defeats), all but: 1.15 and 1.91 of the last two."""
+    both = 200 - wins - defeats
+    mine = [0.0] * wins + [1.0] * defeats + [1.0] * both
+    other = [1.0] * wins + [0.0] * defeats + [1.0] * both
+    assert selection.is_sure(mine, other) is is_sure
+    assert not selection.is_sure(other, mine) or wins == defeats == 0
+
+
+def test_losses_are_mistakes_or_absolute_errors() -> None:
+    assert selection.losses([1.0, 0.0], [1.0, 1.0], ["a", "b"]) == (0.0, 1.0)
+    assert selection.losses([1.0, 0.5], [-1.0, 1.0], []) == (2.0, 0.5)

@@ -3,7 +3,8 @@
 The newest labelled rows are held out.  Candidates trained on the last 500,
 1,000, 2,000, 8,000 and all rows before them are scored on the held-out rows,
 and so is the champion; the best is nominated if it is better by more than
-:data:`MARGIN`.  After a change of concept a short window wins, while nothing
+:data:`MARGIN`, and, where no paired test follows, by more than noise would make it
+(:func:`is_sure`).  After a change of concept a short window wins, while nothing
 changes a long one does, and mostly nothing wins at all.
 """
 
@@ -25,6 +26,7 @@ __all__ = [
     "LENGTHS",
     "MARGIN",
     "MINIMUM",
+    "SURE",
     "Choice",
     "Window",
     "answer",
@@ -32,6 +34,8 @@ __all__ = [
     "digest",
     "gain",
     "hold_out",
+    "is_sure",
+    "losses",
     "metrics",
     "naive",
     "ordered",
@@ -45,6 +49,9 @@ HOLD_OUT = 200
 LENGTHS = (500, 1_000, 2_000, 8_000)
 #: What a candidate must be better by: accuracy, or the share of the absolute error.
 MARGIN = 0.02
+#: Standard errors of the paired difference that a gain must have where it alone decides:
+#: the one-sided 95 % quantile of the normal distribution.
+SURE = 1.6449
 #: Rows below which nothing is trained.
 MINIMUM = 100
 
@@ -70,11 +77,15 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A candidate's standing: its metrics and the number of rows it was trained on."""
+    """A candidate's standing: its metrics and the number of rows it was trained on.
+
+    ``losses`` are those of the held-out rows, in their order.
+    """
 
     name: str
     metrics: dict[str, float]
     rows: int
+    losses: tuple[float, ...] = ()
 
 
 def ordered(examples: Iterable[Example]) -> list[Example]:
@@ -203,6 +214,30 @@ def gain(mine: dict[str, float], other: dict[str, float]) -> float:
     if other["mae"] == 0:
         return 0.0 if mine["mae"] == 0 else -math.inf
     return 1.0 - mine["mae"] / other["mae"]
+
+
+def losses(
+    answers: Sequence[float], targets: Sequence[float], classes: Sequence[Scalar]
+) -> tuple[float, ...]:
+    """Give the loss of every answer: 0 or 1, or for regression the absolute error."""
+    pairs = zip(answers, targets, strict=True)
+    return tuple(float(a != t) if classes else abs(a - t) for a, t in pairs)
+
+
+def is_sure(mine: Sequence[float], other: Sequence[float]) -> bool:
+    """Say whether the first losses are lower by :data:`SURE` standard errors.
+
+    Parameters
+    ----------
+    mine, other
+        Losses of two models on the same rows; what makes both err says nothing, so the
+        error is that of the paired difference.
+    """
+    differences = [b - a for a, b in zip(mine, other, strict=True)]
+    n = len(differences)
+    mean = math.fsum(differences) / n
+    variance = math.fsum((d - mean) ** 2 for d in differences) / n
+    return mean > 0 and mean >= SURE * math.sqrt(variance / n)
 
 
 def choose(choices: Sequence[Choice], *, slack: float = 0.0) -> Choice:

@@ -130,12 +130,12 @@ class Contest:
 
     # ---------------------------------------------------------------- the scores
 
-    def champion(self) -> tuple[list[int], dict[str, float] | None]:
-        """Give the held-out rows both sides are scored on, and the parent's metrics there.
+    def champion(self) -> tuple[list[int], Choice | None]:
+        """Give the held-out rows both sides are scored on, and the parent's standing there.
 
         The outputs it gave when it served are taken where the examples have
         them: nothing it learnt later can be in them.  A parent that answers
-        less than half of the rows is not compared, its metrics are None.
+        less than half of the rows is not compared, its standing is None.
         """
         held = list(range(self.before, len(self.rows)))
         version = self.request.base_version
@@ -152,7 +152,14 @@ class Contest:
         if 2 * len(known) < len(held):
             return held, None
         said = [must(found[i]) for i in known]
-        return known, selection.metrics(said, [self.table.targets[i] for i in known], classes)
+        return known, self._standing(version, said, known, rows=0)
+
+    def _standing(
+        self, name: str, said: Sequence[float], scored: Sequence[int], *, rows: int
+    ) -> Choice:
+        targets, classes = [self.table.targets[i] for i in scored], self.shape.classes
+        measured = selection.metrics(said, targets, classes)
+        return Choice(name, measured, rows, selection.losses(said, targets, classes))
 
     def trials(self, scored: Sequence[int]) -> list[Trial]:
         """Train everything asked for on the rows before, and score it on these rows."""
@@ -200,9 +207,8 @@ class Contest:
         except ValueError:
             # Too few labels of a class, diverged, or without an answer: it cannot win.
             return []
-        targets = [self.table.targets[i] for i in scored]
-        measured = selection.metrics(said, targets, self.shape.classes)
-        choice = Choice(f"{kind.name}, {name}", measured, len(part))
+        choice = self._standing(f"{kind.name}, {name}", said, scored, rows=len(part))
+        measured = choice.metrics
         self.considered[choice.name] = measured.get("accuracy", measured.get("mae", math.nan))
         return [Trial(choice, fitted, kind, window, start)]
 

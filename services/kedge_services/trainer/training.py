@@ -84,9 +84,10 @@ def train(
         A function of the user's own gives what cannot be stored, or the parent's
         artefact is none.
     """
+    retrain = monitor.retrain or Retrain()
     contest = Contest(
         request=request,
-        trainer=(monitor.retrain or Retrain()).trainer,
+        trainer=retrain.trainer,
         shape=shape_of(monitor),
         parent=parent,
         parent_data=parent_data,
@@ -96,7 +97,7 @@ def train(
         allow=allow,
     )
     created_ms = request.event_time_ms if created_ms is None else created_ms
-    run = _Run(contest, created_ms, dict(ranges or {}))
+    run = _Run(contest, created_ms, dict(ranges or {}), timezone=monitor.timezone)
     try:
         return run.result()
     except _NoCandidate as reason:
@@ -122,11 +123,16 @@ class _NoCandidate(Exception):
 
 @dataclass
 class _Run:
-    """One call of :func:`train`, from the contest to the candidate."""
+    """One call of :func:`train`, from the contest to the candidate.
+
+    ``is_last_gate``: what is nominated here serves at once, so it has to be surely better.
+    """
 
     contest: Contest
     created_ms: int
     ranges: dict[int, tuple[int, int]]
+    is_last_gate: bool = False
+    timezone: str | None = None
     best: dict[str, float] = field(default_factory=dict)
     rival: dict[str, float] = field(default_factory=dict)
 
@@ -147,24 +153,27 @@ class _Run:
         slack = selection.MARGIN if contest.request.base_version is None else 0.0
         winner = selection.choose([trial.choice for trial in trials], slack=slack)
         trial = next(trial for trial in trials if trial.choice is winner)
-        self.best, self.rival = winner.metrics, champion or {}
-        self._gate(winner, scored)
+        self.best, self.rival = winner.metrics, {} if champion is None else champion.metrics
+        self._gate(winner, champion, scored)
         try:
             return self._nominate(trial)
         except ValueError as error:
             raise _NoCandidate(f"{winner.name}, with the held-out rows: {error}") from error
 
-    def _gate(self, winner: Choice, scored: Sequence[int]) -> None:
+    def _gate(self, winner: Choice, champion: Choice | None, scored: Sequence[int]) -> None:
         table, classes = self.contest.table, self.contest.shape.classes
-        if self.rival:
-            better = selection.gain(winner.metrics, self.rival)
-            if not better > selection.MARGIN:
-                base = self.contest.request.base_version
+        if champion is not None:
+            story = (
+                f"the best, {winner.name}, had {_shown(winner.metrics)} "
+                f"against {_shown(self.rival)} on the newest {len(scored)} labelled rows"
+            )
+            if not selection.gain(winner.metrics, self.rival) > selection.MARGIN:
                 raise _NoCandidate(
-                    f"nothing was better than version {base} by more than {selection.MARGIN}: "
-                    f"the best, {winner.name}, had {_shown(winner.metrics)} "
-                    f"against {_shown(self.rival)} on the newest {len(scored)} labelled rows"
+                    f"nothing was better than version {champion.name} by more than "
+                    f"{selection.MARGIN}: {story}"
                 )
+            if self.is_last_gate and not selection.is_sure(winner.losses, champion.losses):
+                raise _NoCandidate(f"nothing was surely better than {champion.name}: {story}")
             return
         guess = selection.naive(table.targets[: self.contest.before], classes)
         targets = [table.targets[i] for i in scored]
@@ -196,6 +205,7 @@ class _Run:
             held=held,
             shape=shape,
             is_window=trial.window is not None and trial.window.since_ms is not None,
+            timezone=self.timezone,
         )
         artefact = Artefact(
             uri=f"sha256:{hashlib.sha256(data).hexdigest()}",
