@@ -137,11 +137,15 @@ class ReferenceSource(Declaration):
 
 
 class Drift(Declaration):
-    """The budget of false alarms over everything that is tested for the model."""
+    """The budget of false alarms over everything that is tested for the model.
+
+    ``multivariate``: whether it is also tested how pairs of features go together.
+    """
 
     false_alarms: Annotated[str, Field(pattern=r"^\d+(\.\d+)? per (week|\d+ windows)$")] = (
         "1 per week"
     )
+    multivariate: bool = True
 
 
 class Segment(Declaration):

@@ -62,6 +62,7 @@ FAIRNESS_METRICS = (
 _SHIFT = ("psi", "jensen_shannon", "kolmogorov_smirnov", "effect_w")
 WINDOW_METRICS = (
     "drifted_features",
+    "multivariate_drift",
     "label_effect_w",
     *(f"{output}_{metric}" for output in ("prediction", "score") for metric in _SHIFT),
 )

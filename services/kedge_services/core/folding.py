@@ -258,7 +258,8 @@ class Fold:
             if len(self._binners) >= _MAX_BINNERS:
                 self._binners.clear()
             # Both are kept beside the binner, so that their ids stay taken.
-            known = self._binners[key] = (reference, plan, Binner(reference, plan.features))
+            binner = Binner(reference, plan.features, multivariate=plan.multivariate)
+            known = self._binners[key] = (reference, plan, binner)
         return known[2]
 
 

@@ -119,8 +119,7 @@ class PairJudge:
     """
 
     def __init__(self, reference: Reference) -> None:
-        # Mixtures of hours have counts of their own, but no correlations.
-        projection = None if reference.seasons is not None else reference.projection
+        projection = reference.projection
         self._names = [] if projection is None else projection.features
         self.tests = 0 if projection is None else 1
         if projection is None:
@@ -160,10 +159,10 @@ class PairJudge:
         of a correlation, t its variance times the rows, M the reach of one row and m the
         rows of both samples together, nN/(n+N), over the pair's overdispersion.
         """
-        if not self.tests:
+        if not self.tests or window.projection is None:
             return PairTrial()
-        n, why = window.rows, self._hindrance(window)
-        if window.projection is None or why is not None:
+        n, why = window.rows, self._hindrance(window, int(window.projection[0]))
+        if why is not None:
             return PairTrial([_nothing(n, why)])
         products = window.projection[1:].astype(np.float64)
         now = correlations(n, products, *self._margins(window.features))
@@ -196,12 +195,12 @@ class PairJudge:
         )
         return PairTrial([measure], moved)
 
-    def _hindrance(self, window: DriftDelta) -> str | None:
+    def _hindrance(self, window: DriftDelta, counted: int) -> str | None:
         if window.rows < _MIN_WINDOW:
             return f"not enough data: {window.rows} rows in the window, it takes {_MIN_WINDOW}"
         if self._rows < _MIN_REFERENCE:
             return f"not enough data: {self._rows} rows in the reference, it takes {_MIN_REFERENCE}"
-        if window.projection is None or window.projection[0] != window.rows:
+        if counted != window.rows:
             return "not counted in every row"
         return None
 

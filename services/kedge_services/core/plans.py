@@ -36,6 +36,7 @@ class Plan:
     grace_ms: int
     horizon_ms: int
     wait_ms: int
+    multivariate: bool
 
     @classmethod
     def of(cls, monitor: Monitor) -> Plan:
@@ -59,6 +60,7 @@ class Plan:
             grace_ms=monitor.grace_ms,
             horizon_ms=monitor.horizon_ms,
             wait_ms=monitor.outcome_wait_ms,
+            multivariate=monitor.drift.multivariate,
         )
 
     def accepts(self, label: Scalar) -> bool:

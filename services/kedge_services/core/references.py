@@ -183,7 +183,8 @@ def build_reference(  # noqa: PLR0913 -- every argument is named by its caller
         "version": version,
         "rows": lengths.pop(),
         "features": features,
-        "projection": project(features, columns, blocks=BLOCKS),
+        # Strata have counts of their own, but nothing is kept of how features go together.
+        "projection": project(features, columns, blocks=BLOCKS) if times is None else None,
         "prediction": describe(answers, predictions) if predictions else None,
         "score": describe("numeric", scores, cuts=SCORE_CUTS) if scores else None,
         "label": describe(answers, labels) if labels else None,
