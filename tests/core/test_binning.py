@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from kedge.base import Scalar, label_text
 from kedge.panes import FeatureReference, Reference
 from kedge_services.core.binning import (
-    MOST_STEPS,
     Binner,
     FeatureBinner,
     bin_values,
     output_label,
     output_score,
 )
+from kedge_services.core.few_numbers import MOST_STEPS
 from kedge_services.core.sketches import FeatureCounts
 
 NUMERIC = FeatureReference(
@@ -113,6 +113,16 @@ def test_what_is_outside_is_what_is_counted_below_above_or_unseen(
     outside = FeatureBinner(reference).is_outside(values)
     alone = [bin_values(reference, [value]) for value in values]
     assert outside.tolist() == [bool(c.below or c.above or c.unseen) for c in alone]
+
+
+@given(st.lists(scalars, max_size=8))
+def test_few_values_are_counted_as_many_are(values: list[Scalar | None]) -> None:
+    # Beyond 40 values arrays take over from the loop.
+    many = bin_values(NUMERIC, values * 50)
+    few = FeatureCounts.zero(len(NUMERIC.counts))
+    for _ in range(50):
+        few.add(bin_values(NUMERIC, values))
+    assert few.encode() == many.encode()
 
 
 def test_an_array_of_floats_counts_like_the_list() -> None:

@@ -19,6 +19,7 @@ from kedge.base import Scalar, label_text
 from kedge.panes import Calibrator, FeatureReference, Reference
 from kedge_services.core.columns import SCALARS, Values, aligned, clean, numbers, tally
 from kedge_services.core.deltas import DriftDelta
+from kedge_services.core.few_numbers import MOST_STEPS, FewNumbers
 from kedge_services.core.rank_pairs import Projector
 from kedge_services.core.sketches import FeatureCounts, LatencyCounts, ScoreCounts
 
@@ -33,8 +34,8 @@ __all__ = [
     "output_score",
 ]
 
-#: Moments clip values that lie further from the centre, in steps.
-MOST_STEPS = 1 << 20
+#: Up to so many values a loop over them is quicker than arrays.
+_FEW = 40
 #: So many squares of clipped steps (2**40 each) add exactly as floats.
 _EXACT_ROWS = 1 << 12
 
@@ -48,7 +49,7 @@ class FeatureBinner:
         The bins: cuts and range, or categories.
     """
 
-    __slots__ = ("_centre", "_cuts", "_index", "_max", "_min", "_size", "_step")
+    __slots__ = ("_centre", "_cuts", "_few", "_index", "_max", "_min", "_size", "_step")
 
     def __init__(self, reference: FeatureReference) -> None:
         self._cuts: NDArray[np.float64] | None = None
@@ -57,6 +58,7 @@ class FeatureBinner:
         self._centre, self._step = reference.centre, reference.step
         if reference.kind == "numeric":
             self._cuts = np.asarray(reference.cuts, dtype=np.float64)
+            self._few = FewNumbers(reference)
             self._size = self._cuts.size + 1
         else:
             top = len(reference.categories)
@@ -70,7 +72,7 @@ class FeatureBinner:
 
     def prepared(self, values: Values) -> Values:
         """Give a column in the form that is quickest where it is needed more than once."""
-        return values if self._cuts is None else clean(values)
+        return values if self._cuts is None or len(values) <= _FEW else clean(values)
 
     def count(self, values: Values) -> FeatureCounts:
         """Count a column.
@@ -85,6 +87,8 @@ class FeatureBinner:
         """
         if self._cuts is None:
             return self._count_categories(values)
+        if len(values) <= _FEW and not isinstance(values, np.ndarray):
+            return self._few.count(values)
         return self._count_numbers(values, self._cuts)
 
     def _count_numbers(self, values: Values, cuts: NDArray[np.float64]) -> FeatureCounts:

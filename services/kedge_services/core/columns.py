@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 from kedge.base import Scalar
 
-__all__ = ["SCALARS", "Values", "aligned", "clean", "numbers", "tally"]
+__all__ = ["FLOATS", "SCALARS", "Values", "aligned", "clean", "numbers", "tally"]
 
 Values = Sequence[Scalar | None] | NDArray[np.float64]
 
 SCALARS = frozenset({float, int, bool, str, type(None)})
 _NUMBERS = frozenset({float, int, bool, type(None)})
-_FLOATS = _NUMBERS - {type(None)}
+FLOATS = _NUMBERS - {type(None)}
 
 
 def clean(values: Values) -> Values:
     """Give an array where every value is a number, so that this is found out only once."""
-    if isinstance(values, np.ndarray) or not set(map(type, values)) <= _FLOATS:
+    if isinstance(values, np.ndarray) or not set(map(type, values)) <= FLOATS:
         return values
     try:
         return np.array(values, dtype=np.float64)
@@ -64,7 +64,7 @@ def aligned(values: Values) -> NDArray[np.float64]:
         except OverflowError:
             pass
     return np.array(
-        [v if type(v) in _FLOATS and _fits(v) else math.nan for v in values],  # type: ignore[arg-type]
+        [v if type(v) in FLOATS and _fits(v) else math.nan for v in values],  # type: ignore[arg-type]
         dtype=np.float64,
     )
 
