@@ -50,10 +50,10 @@ LEAST_ROWS: Final = 300
 MOST_ERROR: Final = 0.02
 #: Largest share of rows outside the reference, beyond the reference's own.
 MOST_OUTSIDE: Final = 0.05
-#: Largest lower bound of the drift of a feature.
+#: Largest lower bound of the drift of a feature.  Half of w bounds the total variation, which
+#: is to shares what the distance of Kolmogorov and Smirnov is to distribution functions.
 MOST_DRIFT: Final = 0.3
-
-_EFFECTS: Final = frozenset({"kolmogorov_smirnov", "effect_w"})
+_EFFECTS: Final = {"kolmogorov_smirnov": 1.0, "effect_w": 0.5}
 _BINARY: Final = ("accuracy", "precision", "recall", "f1", "auc")
 
 _Floats = NDArray[np.float64]
@@ -214,9 +214,13 @@ def objections(
 
 
 def far_feature(measures: Iterable[Measure]) -> tuple[str, float] | None:
-    """Give the feature that has moved most, and by how much at least, if that is too far."""
+    """Give the feature that has moved most, and by how much at least, if that is too far.
+
+    >>> far_feature([Measure(name="effect_w", feature="region", value=0.9, low=0.8, n=400)])
+    ('region', 0.4)
+    """
     moved = [
-        (m.feature, m.low)
+        (m.feature, m.low * _EFFECTS[m.name])
         for m in measures
         if m.name in _EFFECTS and m.feature is not None and m.low is not None and m.n >= MIN_WINDOW
     ]
