@@ -193,7 +193,7 @@ def slot_counts(delta: DriftDelta, reference: Reference) -> _Ints:
     """Give all that :func:`stratified` needs of a pane: rows, then bins and extras of each."""
     parts = [np.array([delta.rows], dtype=np.int64)]
     for name, feature, is_answer in distributions(reference):
-        counts = getattr(delta, name) if is_answer else delta.features.get(name)
+        counts = getattr(delta, name, None) if is_answer else delta.features.get(name)
         counts = counts or FeatureCounts.zero(len(feature.counts))
         parts += [counts.bins, np.array([getattr(counts, extra) for extra in EXTRAS])]
     return np.concatenate(parts)
