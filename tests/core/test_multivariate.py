@@ -107,6 +107,25 @@ def test_sums_are_the_products_of_rank_scores_one_by_one() -> None:
     assert delta.projection.tolist() == [3, *expected]
 
 
+@pytest.mark.parametrize("size", [1, 24, 25, 999])
+def test_batches_of_any_size_add_up_to_the_same(size: int) -> None:
+    rng = np.random.default_rng(30)
+    numbers: list[Scalar | None] = [
+        *rng.normal(4, 3, 300).tolist(), None, math.nan, math.inf, -math.inf, "x", True, 4,
+        2**53 + 1, 10**400, 1e308, -0.0,
+    ]  # fmt: skip
+    rng.shuffle(numbers)
+    codes = [["x", "y", True, 1, 1.0, None, "new", math.nan][i % 8] for i in range(len(numbers))]
+    columns: Columns = {"a": numbers, "b": numbers[::-1], "c": codes}
+    parts = DriftDelta()
+    for start in range(0, len(numbers), size):
+        parts.add(counted(MIXED, {n: v[start : start + size] for n, v in columns.items()}))
+    whole = counted(MIXED, columns).projection
+    assert whole is not None
+    assert parts.projection is not None
+    assert parts.projection.tolist() == whole.tolist()
+
+
 def test_long_batches_add_exactly_too() -> None:
     columns = named(normals(20_000, 4, seed=1))
     reference = reference_of(columns)
