@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install demo test test-long lint format schemas clean
+.PHONY: help install demo test test-long bench-stats lint format schemas clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -32,6 +32,11 @@ test: $(STAMP) lint  ## lint, types and all tests
 test-long: $(STAMP)  ## what takes longer than a cup of coffee
 	$(BIN)/pytest -m long tests
 
+# TABLES="A ERROR" runs some of them, QUICK=1 all with few seeds.
+TABLES ?=
+bench-stats: $(STAMP)  ## the statistics beside Evidently, NannyML and River; docs/benchmarks.md
+	PYTHONPATH=tests/bench $(BIN)/python -m bench_stats $(if $(QUICK),--quick) $(TABLES)
+
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,4 +51,4 @@ schemas: $(STAMP)  ## write schemas/kedge/json and docs/reference.md anew
 	$(BIN)/python -m kedge_services.cli.reference
 
 clean:  ## remove what the targets made here
-	rm -rf $(VENV) .kedge .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .kedge .bench .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Benchmarks of the statistics: Kedge beside its peers, on the same data and seeds."""
