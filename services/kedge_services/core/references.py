@@ -303,7 +303,7 @@ def _units(finite: NDArray[np.float64]) -> tuple[float, float]:
     spread = high - low or float(finite[-1]) - float(finite[0])
     if not spread or not math.isfinite(spread):
         return centre, 1.0
-    exponent = math.ceil(math.log2(spread / 1024))
+    exponent = math.ceil(math.log2(spread)) - 10
     return centre, math.ldexp(1.0, min(1000, max(-1000, exponent)))
 
 
