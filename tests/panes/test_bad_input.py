@@ -168,6 +168,7 @@ def test_duplicates_are_counted_once_and_put_aside_never(panes: Driver) -> None:
     assert not panes.dead_letters()
     (performance,) = [d for k, d in panes.sums().items() if k[0] == "performance"]
     assert performance.pop("scores")["negative"] == [1]
+    assert list(map(tuple, performance.pop("offered"))) == [(10, 1)]
     assert performance == {
         "predicted": 1, "labelled": 1, "served": 1, "confusion": {"ok": {"ok": 1}},
         "answers": {"ok": 1},

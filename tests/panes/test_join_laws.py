@@ -164,11 +164,13 @@ def oracle(scenario: Scenario) -> tuple[dict[Any, Any], dict[str, Any], dict[str
             delta = sums["performance", version, segment, *pane(t), ""]
             delta["predicted"] += 1
             delta["answers", p["output"]["label"]] += 1
+            if (score := p["output"].get("score")) is not None:
+                delta["offered", int(score * 100)] += 1
             if known:
                 delta["labelled"] += 1
                 delta["served"] += p.get("role", "champion") == "champion"
                 delta["confusion", known.said, known.answered] += 1
-                if (score := p["output"].get("score")) is not None:
+                if score is not None:
                     is_fraud = known.said == "fraud"
                     side = "positive" if is_fraud else "negative"
                     delta[side, int(score * 100)] += 1
@@ -203,6 +205,8 @@ def flat(panes: Driver) -> dict[Any, dict[Any, int]]:
                     counts |= {(name, said, answered): n for answered, n in row.items()}
             elif name in {"differences", "answers"}:
                 counts |= {(name, key): n for key, n in value.items()}
+            elif name == "offered":
+                counts |= {(name, at): n for at, n in value}
             elif name == "scores":
                 bins = value.pop("bins", [])
                 for part in ("positive", "negative", "total"):
