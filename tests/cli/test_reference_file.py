@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kedge import Monitor
 from kedge.errors import UsageError
+from kedge_services.core.binning import calibrated
 from kedge_services.local.reference_file import Columns, read_reference
 
 ALL = Columns(label="y", prediction="p", score="s")
@@ -50,6 +53,44 @@ def test_rows_are_counted_in_their_declared_types(tmp_path: Path) -> None:
     assert set(reference.label.categories) == {"0", "1"}
     assert reference.loss == {"n": 2.0, "errors": 1.0}  # the third row has no label
     assert reference.lineage["file"] == "reference.csv"
+
+
+def scored(task: str, n: int = 2_000) -> str:
+    """Give rows whose score is the chance of class 1, or of several that the answer is right."""
+    chance = random.Random(4)
+    lines = ["age,y,p,s"]
+    for _ in range(n):
+        score = chance.random()
+        hit = chance.random() < score**2
+        if task == "binary":
+            lines.append(f"1,{int(hit)},{int(score > 0.5)},{score}")
+        else:
+            answer = chance.choice("abc")
+            other = chance.choice([name for name in "abc" if name != answer])
+            lines.append(f"1,{answer if hit else other},{answer},{score}")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(("task", "classes"), [("binary", [0, 1]), ("multiclass", ["a", "b", "c"])])
+def test_scores_and_labels_give_the_calibrator(
+    task: str, classes: list[Any], tmp_path: Path
+) -> None:
+    declared = monitor(task=task, classes=classes, features={"age": "numeric"})
+    file = write(tmp_path, scored(task))
+    reference = read_reference(file, declared, "7", ALL)
+    assert reference.calibrator is not None
+    assert reference.calibrator.error < 0.02
+    # A score of .7 stands for half: .7 squared.
+    (share,) = calibrated(reference.calibrator, np.array([0.7]))
+    assert share == pytest.approx(0.49, abs=0.1)
+    for columns in (Columns(label="y", prediction="p"), Columns(prediction="p", score="s")):
+        assert read_reference(file, declared, "7", columns).calibrator is None
+
+
+def test_the_answers_have_to_be_known_to_calibrate_several_classes(tmp_path: Path) -> None:
+    declared = monitor(task="multiclass", classes=["a", "b", "c"], features={"age": "numeric"})
+    file = write(tmp_path, scored("multiclass"))
+    assert read_reference(file, declared, "7", Columns(label="y", score="s")).calibrator is None
 
 
 def test_formats_do_not_matter(tmp_path: Path) -> None:

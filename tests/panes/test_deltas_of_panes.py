@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kedge.panes import Calibrator
 from kedge_services.core.deltas import DriftDelta, LearningDelta
 from kedge_services.core.references import build_reference
+from kedge_services.core.sketches import FIXED_POINT
 from kedge_services.runtime.ports import Position
 
 if TYPE_CHECKING:
@@ -76,6 +78,30 @@ def test_rows_are_counted_on_the_bins_of_their_reference_pane_by_pane(panes: Dri
     assert score is not None
     assert (prediction_counts.total, score.total) == (2, 2)
     assert {p.reference_id for p in panes.panes()} == {REFERENCE.reference_id}
+
+
+def test_scores_of_two_classes_are_told_apart_by_answer_and_are_the_positive_ones(
+    panes: Driver,
+) -> None:
+    """The score that labels are compared with is the positive class's, however it came."""
+    calibrator = Calibrator(x=[0.0, 1.0], y=[0.0, 0.5], error=0.0)
+    panes.reference(REFERENCE.model_copy(update={"calibrator": calibrator}))
+    outputs = [
+        {"label": "ok", "score": 0.25},
+        {"label": "ok", "scores": {"ok": 0.75, "fraud": 0.25}},
+        {"label": "fraud", "scores": {"ok": 0.25, "fraud": 0.75}},
+        {"label": "fraud"},
+    ]
+    for i, output in enumerate(outputs):
+        panes.send("predictions", prediction(f"r-{i}", output=output))
+    panes.run()
+    (drift,) = [DriftDelta.decode(p.counts) for p in panes.panes() if p.kind == "drift"]
+    assert {answer: int(scores.n.sum()) for answer, scores in drift.scores.items()} == {
+        "ok": 2, "fraud": 1,
+    }  # fmt: skip
+    # Half of each score: that is what the calibrator says they stand for.
+    assert drift.scores["ok"].total.sum() == 2 * 0.125 * FIXED_POINT
+    assert drift.scores["fraud"].total.sum() == 0.375 * FIXED_POINT
 
 
 def test_a_reference_counts_from_the_pane_it_takes_effect_in(panes: Driver) -> None:

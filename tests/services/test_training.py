@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from kedge.errors import UsageError
@@ -16,6 +17,7 @@ from kedge.events import Example, Output, RetrainCause, RetrainRequest
 from kedge.monitor import Monitor, Retrain
 from kedge.trainers import TRAINERS
 from kedge.versions import ModelVersion
+from kedge_services.core.binning import calibrated
 from kedge_services.runtime.formats import load_predictor
 from kedge_services.trainer.training import Trained, shape_of, train
 
@@ -180,6 +182,27 @@ def test_the_losses_of_the_reference_are_those_of_rows_not_learnt_from() -> None
     assert loss is not None
     assert 1 - accuracy(trained, rows[-trained.candidate.lineage.rows :]) < 0.15
     assert loss["errors"] / loss["n"] > 0.3
+
+
+def test_the_calibrator_is_that_of_rows_not_learnt_from() -> None:
+    """Three labels in ten are wrong: whatever the score, no answer is surer than that."""
+    trained = first(stream(1_200, noise=0.3))
+    assert trained.candidate.reference is not None
+    calibrator = trained.candidate.reference.calibrator
+    assert calibrator is not None
+    (share,) = calibrated(calibrator, np.array([0.95]))
+    assert 0.5 < share < 0.8
+
+
+def test_several_classes_have_a_calibrator_too_and_numbers_have_none() -> None:
+    found = {}
+    for task in ("multiclass", "regression"):
+        trained = first(stream(1_200, task=task), monitor=monitor(task))
+        assert trained.candidate.reference is not None
+        found[task] = trained.candidate.reference.calibrator
+    assert found["multiclass"] is not None
+    assert found["multiclass"].error < 0.05
+    assert found["regression"] is None
 
 
 @pytest.mark.parametrize(
