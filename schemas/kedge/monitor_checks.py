@@ -64,6 +64,7 @@ WINDOW_METRICS = (
     "drifted_features",
     "multivariate_drift",
     "label_effect_w",
+    "label_selection_w",
     *(f"{output}_{metric}" for output in ("prediction", "score") for metric in _SHIFT),
 )
 #: What a rule can be about together with ``feature``.
@@ -190,15 +191,7 @@ def _rules(monitor: Monitor) -> Iterator[Mistake]:
 def _rule(monitor: Monitor, rule: Rule) -> Iterator[tuple[str, str]]:
     if rule.name in BUILT_IN_RULES:
         yield "name", f'"{rule.name}" is a built-in rule, choose another name'
-    metrics: tuple[str, ...] = FEATURE_METRICS
-    if rule.feature is None:
-        metrics = (*PERFORMANCE_METRICS[monitor.task], *WINDOW_METRICS)
-        if rule.segment is not None and monitor.task == "binary":
-            metrics = (*metrics, *FAIRNESS_METRICS)
-    if rule.feature is None and rule.metric in FEATURE_METRICS:
-        yield "metric", f'"{rule.metric}" is measured by feature, name one with `feature`'
-    elif rule.metric not in metrics:
-        yield "metric", f'"{rule.metric}" is not measured; {suggestion(rule.metric, metrics)}'
+    yield from _metric(monitor, rule)
     if rule.scale not in monitor.windows.scales:
         yield "scale", f"{rule.scale} is not one of windows.scales {monitor.windows.scales}"
     if rule.feature is not None and rule.feature not in monitor.features:
@@ -211,6 +204,20 @@ def _rule(monitor: Monitor, rule: Rule) -> Iterator[tuple[str, str]]:
             yield "segment", 'write it with its value, like "region=NO"'
         elif name not in names:
             yield "segment", f'"{name}" is not one of the segments; {suggestion(name, names)}'
+
+
+def _metric(monitor: Monitor, rule: Rule) -> Iterator[tuple[str, str]]:
+    metrics: tuple[str, ...] = FEATURE_METRICS
+    if rule.feature is None:
+        metrics = (*PERFORMANCE_METRICS[monitor.task], *WINDOW_METRICS)
+        if rule.segment is not None and monitor.task == "binary":
+            metrics = (*metrics, *FAIRNESS_METRICS)
+    if rule.feature is None and rule.metric in FEATURE_METRICS:
+        yield "metric", f'"{rule.metric}" is measured by feature, name one with `feature`'
+    elif rule.metric in FAIRNESS_METRICS and rule.metric not in metrics:
+        yield "metric", f'"{rule.metric}" is measured by segment, of binary models'
+    elif rule.metric not in metrics:
+        yield "metric", f'"{rule.metric}" is not measured; {suggestion(rule.metric, metrics)}'
 
 
 def _retrain(monitor: Monitor) -> Iterator[Mistake]:

@@ -174,6 +174,14 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) 
         ),
         ("labelled = false\n[retrain]\n", "retrain"),
         ('[[segments]]\nname = "a"\n[[segments]]\nname = "a"\n', "segments[1].name"),
+        ('[[segments]]\nname = "a"\ndisparate_impact = [2, 1]\n', "segments[0].disparate_impact"),
+        (
+            '[[rules]]\nname = "a"\nmetric = "disparate_impact"\nbelow = 1\n',
+            "rules[0].metric",
+        ),
+        ('[performance]\ndetectors = ["e-sr", "e-sr"]\n', "performance.detectors[1]"),
+        ('[performance]\ndetectors = ["eddm"]\n', "performance.detectors[0]"),
+        ("[performance]\ndetectors = []\n", "performance.detectors"),
         ('[reference]\nfrom = "file"\n', "reference.path"),
         ('[retrain]\ntrainer = "my module:f"\n', "retrain.trainer"),
         ('[replay]\nlabel = "y"\n', "replay.start"),
@@ -216,6 +224,33 @@ def test_labels_and_features_must_fit_the_task(tmp_path: Path, text: str, field:
     path = write(tmp_path, text)
     _, found = read_monitor(path)
     assert [mistake.field for mistake in found] == [field]
+
+
+def test_segments_have_a_base_limits_and_metrics_of_fairness(tmp_path: Path) -> None:
+    text = """
+    [performance]
+    detectors = ["e-sr", "adwin"]
+    [[segments]]
+    name = "region"
+    base = "NO"
+    disparate_impact = [0.7, 1.4]
+    [[rules]]
+    name = "parity"
+    metric = "statistical_parity_difference"
+    segment = "region=SE"
+    above = 0.05
+    """
+    monitor = load_monitor(write(tmp_path, GOOD + text))
+    assert monitor.performance.detectors == ["e-sr", "adwin"]
+    [segment] = monitor.segments
+    assert (segment.base, segment.disparate_impact) == ("NO", (0.7, 1.4))
+    assert (segment.alarm, segment.equal_opportunity_difference) == (True, 0.1)
+
+
+def test_a_regression_model_has_no_detector_of_errors_only(tmp_path: Path) -> None:
+    text = 'model="m"\ntask="regression"\nfeatures.x="numeric"\nperformance.detectors=["ddm"]\n'
+    _, found = read_monitor(write(tmp_path, text))
+    assert [mistake.field for mistake in found] == ["performance.detectors[0]"]
 
 
 def test_an_unquoted_time_of_toml_is_taken_as_text(tmp_path: Path) -> None:
