@@ -144,6 +144,26 @@ def test_check_shows_what_was_understood(
     assert shown.err == "note: $KEDGE_TEST_NOT_SET is not set here; notifier needs it\n"
 
 
+def test_check_says_that_no_service_reads_a_file_and_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "m.toml"
+    (tmp_path / "r.csv").write_text("x\n" + "1\n2\n" * 50)
+    file.write_text(TOML.format(model="m", pane="1s") + '[reference]\nfrom="file"\npath="r.csv"\n')
+    assert main(["check", str(file)]) == 0
+    shown = capsys.readouterr()
+    assert "  reference from file, r.csv\n" in shown.out
+    assert shown.err == (
+        "note: m: services read no files; give a version its reference with kedge models register "
+        "--model m --version VERSION --reference r.csv\n"
+    )
+    hours = '[reference]\nfrom="same-hour"\ntimezone="Europe/Oslo"\n'
+    file.write_text(TOML.format(model="m", pane="1s") + hours)
+    assert main(["check", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "  reference from same-hour, by the clocks of Europe/Oslo\n" in out
+
+
 def test_check_tells_the_mistakes_of_all_files_and_ends_with_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from kedge import Monitor
 from kedge.base import label_text
-from kedge.monitor import Retrain, Rule, Segment, format_duration
+from kedge.monitor import ReferenceSource, Retrain, Rule, Segment, format_duration
 from kedge.monitor_checks import LOCAL
 from kedge_services.cli.budgets import budget_lines
 
@@ -30,7 +30,7 @@ def _parts(monitor: Monitor) -> Iterator[tuple[str, str]]:
     grace = format_duration(monitor.windows.grace)
     yield "windows", f"{sizes}; panes of {format_duration(pane)}, closed {grace} after their end"
     yield "labels", _labels(monitor)
-    yield "reference", f"from {monitor.reference.source}"
+    yield "reference", _reference(monitor.reference)
     yield "drift", f"false alarms: at most {monitor.drift.false_alarms}"
     yield from budget_lines(monitor)
     if monitor.segments:
@@ -59,6 +59,13 @@ def _task(monitor: Monitor) -> str:
     positive = monitor.classes[1] if monitor.positive is None else monitor.positive
     score = f"; a score is that of {label_text(positive)}" if monitor.task == "binary" else ""
     return f"{monitor.task} ({classes}){score}"
+
+
+def _reference(reference: ReferenceSource) -> str:
+    told = f"from {reference.source}"
+    if reference.source == "same-hour":
+        told += f", by the clocks of {reference.timezone}"
+    return told if reference.path is None else f"{told}, {reference.path}"
 
 
 def _labels(monitor: Monitor) -> str:

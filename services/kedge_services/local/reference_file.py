@@ -124,10 +124,14 @@ def read_reference_rows(path: Path, monitor: Monitor, columns: Columns) -> Refer
             except ValueError as error:
                 raise UsageError(f"{place}: {column}: {error}") from error
         if columns.timestamp is not None:
+            cell = _cell(row, columns.timestamp, place)
             try:
-                times.append(parse_ms(_cell(row, columns.timestamp, place)))
+                times.append(parse_ms(cell))
             except ValueError as error:
-                raise UsageError(f"{place}: {columns.timestamp}: {error}") from error
+                raise UsageError(
+                    f"{place}: {columns.timestamp}: expected a time, ISO 8601 or ms since 1970 "
+                    f"(got {cell!r})"
+                ) from error
     if not any(features.values()):
         raise UsageError(f"{path}: no rows")
     return ReferenceRows(path, features, answers, times or None)
