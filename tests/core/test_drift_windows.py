@@ -36,12 +36,14 @@ class World:
     partitions: int = 1
     interval_ms: int = 0
     monitors: dict[int, Monitor] = field(default_factory=lambda: {0: MONITOR})
+    reference: Reference = REFERENCE
     now_ms: int = 0
     clocks: dict[int, Progress] = field(default_factory=dict)
     sent: dict[str, list[Window]] = field(default_factory=dict)
+    kept: dict[bytes, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        look = Lookup(self.monitor, lambda _: REFERENCE, lambda *_: None)
+        look = Lookup(self.monitor, lambda _: self.reference, lambda *_: None)
         self.core = Windows(look, idle_after_ms=30_000, revise_interval_ms=self.interval_ms)
 
     def monitor(self, _: str, at_ms: int | None) -> Monitor:
@@ -85,6 +87,19 @@ class World:
 
     def starts(self, scale: int = 1) -> list[int]:
         return [w.start_ms // PANE for w in self.windows(scale)]
+
+
+def restore(before: World, after: World) -> None:
+    """Go on from the state that the world before has kept; it must not be used any more."""
+    after.kept = before.kept
+    for key, value in before.core.changes():
+        if value is None:
+            after.kept.pop(key, None)
+        else:
+            after.kept[key] = value
+    for key, value in after.kept.items():
+        after.core.restore(key, value)
+    after.core.start()
 
 
 def test_windows_are_made_of_whole_panes_since_the_version_began() -> None:
@@ -242,3 +257,36 @@ def test_a_reference_that_nobody_knows_gives_no_verdict() -> None:
     world.rows(0, SPREAD)
     world.progress(1_000)
     assert [(w.status, w.n) for w in world.windows()] == [("learning", 200)]
+
+
+def test_without_order_in_the_reference_ten_panes_say_how_much_counts_vary() -> None:
+    # pane      0 … 4 | 5 no row | 6 … 10 | 11  12
+    # scale 1   learning                  | judged, by the blocks of ten panes with rows
+    # scale 2   none                            | 11 and 12
+    mixed = build_reference(
+        model="m",
+        version="1",
+        columns={"x": [i * 7_919 % 2_000 / 100 for i in range(2_000)]},
+        kinds={"x": "numeric"},
+    )
+    unordered = mixed.model_copy(update={"is_ordered": False})
+    world, again = World(reference=unordered), World(reference=unordered)
+    for pane in range(13):
+        if pane != 5:
+            # Ever another half of the values: by blocks of the reference it would be drift.
+            world.rows(pane, SPREAD[:100] if pane % 2 else SPREAD[100:])
+            again.rows(pane, SPREAD[:100] if pane % 2 else SPREAD[100:])
+        world.progress((pane + 1) * PANE)
+        again.progress((pane + 1) * PANE)
+        restored = World(reference=unordered)
+        restored.clocks, restored.sent = again.clocks, again.sent
+        restore(again, restored)
+        again = restored
+    assert [w.status for w in world.windows(1)] == ["learning"] * 11 + ["ok"] * 2
+    assert [w.start_ms // PANE for w in world.windows(2)] == [11]
+    assert [w.measures for w in again.windows(1)] == [w.measures for w in world.windows(1)]
+    # By the blocks of a reference in order, the same pane alarms.
+    ordered = World(reference=mixed)
+    ordered.rows(0, SPREAD[:100])
+    ordered.progress(PANE)
+    assert [w.status for w in ordered.windows(1)] == ["alarm"]

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from kedge import Alert, Detection, Measure, Monitor, Window
 from kedge.monitor import Feature, Retrain, Rule
-from kedge_services.core.rules import QUIET_PANES, drop, fingerprint, new_watch, observe
+from kedge_services.core.rules import (
+    QUIET_PANES,
+    REOPEN_PANES,
+    drop,
+    fingerprint,
+    new_watch,
+    observe,
+)
 from kedge_services.core.watch import REMEMBERED, Series, Watch
 
 PANE = 1_000
@@ -218,6 +225,61 @@ def test_a_pane_that_alarms_at_one_scale_is_not_quiet_at_another() -> None:
         windows += [window(i, found=["data-drift"] if i < 9 else []), window(i, scale=2)]
     alerts = observe_all(new_watch("m"), windows, monitor())
     assert timeline(alerts, "data-drift") == [("firing", 0), ("resolved", 8 + QUIET_PANES)]
+
+
+def test_a_window_that_almost_alarms_keeps_the_alert() -> None:
+    #  pane     0 1 2 3 4 5 6 7 8 9 … 14 15
+    #  alarm    x
+    #  near               n               its long window; 7…14 are the quiet ones
+    windows = []
+    for i in range(20):
+        windows.append(window(i, found=["data-drift"] if i == 0 else []))
+        near = ["data-drift", "integrity"] if i == 6 else []
+        windows.append(window(i, scale=4, near_alarms=near))
+    alerts = observe_all(new_watch("m"), windows, monitor())
+    assert timeline(alerts, "data-drift") == [("firing", 0), ("resolved", 6 + QUIET_PANES)]
+    # What only comes near opens nothing.
+    assert {alert.rule for alert in alerts} == {"data-drift"}
+
+
+@pytest.mark.parametrize(("pause", "reopened"), [(REOPEN_PANES, True), (REOPEN_PANES + 1, False)])
+def test_an_alert_that_is_soon_back_is_of_the_same_incident(pause: int, *, reopened: bool) -> None:
+    #  pane     0 1 … 8 |9 … 8 + pause
+    #  alarm    x       |          x      over with the end of pane 8
+    last = QUIET_PANES + pause
+    windows = [window(i, found=["data-drift"] if i in {0, last} else []) for i in range(last + 1)]
+    alerts = observe_all(new_watch("m"), windows, monitor())
+    assert timeline(alerts, "data-drift") == [("firing", 0), ("resolved", 8), ("firing", last)]
+    first, _, again = alerts
+    # A new alert, as consumers know the old one has ended.
+    assert again.alert_id != first.alert_id
+    assert (again.incident_id == first.incident_id) is reopened
+
+
+def test_another_version_or_kind_does_not_reopen_an_incident() -> None:
+    for changes in ({"version": "k2"}, {"found": ["integrity"]}):
+        watch = new_watch("m")
+        windows = [window(i, found=["data-drift"] if i == 0 else []) for i in range(10)]
+        first = observe_all(watch, windows, monitor(), None)[0]
+        given: dict[str, Any] = {"found": ["data-drift"], **changes}
+        again = observe_all(watch, [window(11, **given)], monitor(), None)[-1]
+        assert (first.status, again.status) == ("firing", "firing")
+        assert again.incident_id == again.alert_id
+
+
+def test_drift_of_half_of_the_features_points_upstream() -> None:
+    features = {name: Feature(type="numeric") for name in "abcdef"}
+
+    def summary(names: str, scale: int = 1) -> str:
+        found = [Detection(kind="data-drift", detector="ks", feature=f, value=0.4) for f in names]
+        declared = monitor(features=features)
+        return observe_all(new_watch("m"), [window(0, detections=found, scale=scale)], declared)[
+            0
+        ].summary
+
+    assert "drifted (a, b, c), 3 of 6 features at once: look upstream; a:" in summary("abc")
+    assert "upstream" not in summary("ab")
+    assert "drifted (a), over 4 panes;" in summary("a", scale=4)
 
 
 def test_the_features_of_one_kind_are_one_alert() -> None:

@@ -44,6 +44,7 @@ _LEAST_EXPECTED: Final = 5
 #: A counter with fewer rows in the reference has no phi of its own.
 _OWN_COUNTER: Final = 50
 _MOST_BORROWED: Final = 4.0
+_TAIL_EXCESS: Final = 1.5
 
 _Floats = NDArray[np.float64]
 
@@ -97,6 +98,12 @@ def unevenness(reference: Reference) -> float:
     From S, the covariance of K blocks (v = K - 1 degrees of freedom), tr D^2 is estimated
     without bias by ``v^2 / ((v - 1)(v + 2)) (tr S^2 - (tr S)^2 / v)``, and (tr D)^2 by
     ``(tr S)^2 - (2 / v) tr D^2``.
+
+    r is a mean of what the contrasts vary by, but far out in the tail, where alarms are
+    decided, only the contrast that varies most counts.  So its excess over 1 is taken half
+    as much again: with 10 categorical features of 6 ordered levels, each an AR(1) behind a
+    copula, clean panes that alarm fall from 4.2 to 2.5 in 1,000 (.7) and from 4.0 to 1.3
+    (.9); where r is 1 nothing changes.
     """
     squares, traces = [], []
     for _, feature in distributions(reference):
@@ -106,7 +113,8 @@ def unevenness(reference: Reference) -> float:
             traces.append(moments[1])
     if not squares or math.fsum(traces) <= 0:
         return 1.0
-    return max(1.0, math.fsum(squares) / math.fsum(traces))
+    mean = math.fsum(squares) / math.fsum(traces)
+    return max(1.0, 1 + _TAIL_EXCESS * (mean - 1))
 
 
 def counter_overdispersion(reference: Reference) -> dict[str, dict[str, float]]:
