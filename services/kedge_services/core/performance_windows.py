@@ -26,6 +26,7 @@ from kedge_services.core.detectors import is_near
 from kedge_services.core.drift_windows import KEPT_PANES
 from kedge_services.core.folding import Series
 from kedge_services.core.lookup import Lookup
+from kedge_services.core.loss_parts import change_measures, has_risen
 from kedge_services.core.overdispersion import LABEL, overdispersion, unevenness
 from kedge_services.core.performance import (
     coverage,
@@ -158,10 +159,16 @@ class PerformanceWindows:
             self._outdate_longer(key, length)
 
     def _outdate_longer(self, key: PaneKey, length: int) -> None:
-        """Have final windows of several panes revised; the others will be sent again anyway."""
+        """Have other final windows with this pane revised; the rest will be sent again anyway.
+
+        Where there are segments, the windows after this pane are held against it.
+        """
         monitor = self._look.monitor(key.model, key.start_ms)
-        for scale in set(monitor.windows.scales) - {1} if monitor else ():
-            for back in range(scale):
+        if monitor is None:
+            return
+        is_base = bool(monitor.segments) and not key.segment
+        for scale in sorted(set(monitor.windows.scales)):
+            for back in range(-scale if is_base else 0, scale):
                 window = WindowKey.of(_KIND, key.series, scale, key.start_ms - back * length)
                 sent = self._publisher.get(window)
                 if sent is not None and sent.is_final:
@@ -278,6 +285,8 @@ class PerformanceWindows:
             self._segments.compare(
                 key, end_ms, counts, monitor=monitor, positive=positive, content=content
             )
+        if monitor.segments and not key.segment:
+            content.measures += self._change(key, end_ms, counts, monitor)
         if final and key.scale == 1 and not key.segment:
             content.measures += self._settle(key, end_ms, content.measures, gate.is_enough)
         self._publisher.send(
@@ -307,6 +316,21 @@ class PerformanceWindows:
         if detection is not None:
             content.detections.append(detection)
             content.status = "alarm"
+
+    def _change(
+        self, key: WindowKey, end_ms: int, counts: PerformanceDelta, monitor: Monitor
+    ) -> list[Measure]:
+        """Take apart by segments how much worse it is than in the window before."""
+        span = end_ms - key.start_ms
+        length, series, before_ms = span // key.scale, key.series, key.start_ms - span
+        before = self._merge(series, before_ms, key.start_ms, length)
+        if not has_risen(before, counts):
+            return []
+        return change_measures(
+            {"": before, **self._segments.merged(series, before_ms, key.start_ms, length)},
+            {"": counts, **self._segments.merged(series, key.start_ms, end_ms, length)},
+            [segment.name for segment in monitor.segments],
+        )
 
     # ------------------------------------------------------------------ pieces
 

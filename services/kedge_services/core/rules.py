@@ -40,6 +40,7 @@ from kedge_services.core.lifecycle import (
     end,
     linger,
 )
+from kedge_services.core.remarks import remark, remarks_text
 from kedge_services.core.watch import Head, Watch
 
 __all__ = ["NO_DATA_PANES", "QUIET_PANES", "drop", "fingerprint", "new_watch", "observe"]
@@ -125,6 +126,7 @@ class _Observer:
         if not self.watch.is_first(window) or not self._follows():
             return self.alerts
         if window.is_decided:
+            self.watch.put(remark(self.watch.head, window))
             if window.kind != "labels":
                 self._user_rules()
             self._detections()
@@ -206,6 +208,7 @@ class _Observer:
             if detection.kind != "rule" and detection.kind not in _COUNTED:
                 found.setdefault(detection.kind, []).append(detection)
         for kind, detections in sorted(found.items()):
+            beside = remarks_text(self.watch.head, window) if kind == "error-rate" else ""
             verdict = self._verdict(
                 value=detections[0].value,
                 threshold=detections[0].threshold,
@@ -215,7 +218,8 @@ class _Observer:
                     measures=window.measures,
                     features=len(self.monitor.features),
                     panes=window.scale,
-                ),
+                )
+                + beside,
             )
             instance = self._built_in(kind, window.segment)
             self._take(breach(instance, verdict, _AT_ONCE, reopen_panes=REOPEN_PANES))

@@ -132,6 +132,17 @@ class Segments:
             self._values[places] = len({pane.segment for pane in panes})
         return self._values[places]
 
+    def merged(
+        self, series: Series, start_ms: int, end_ms: int, length: int
+    ) -> dict[str, PerformanceDelta]:
+        """Add up the panes of a series from ``start_ms`` to ``end_ms``, segment by segment."""
+        found: dict[str, PerformanceDelta] = {}
+        for at in range(start_ms, end_ms, length):
+            place = _Together(series.model, series.version, series.reference_id, at)
+            for pane in self._panes.get(place, ()):
+                found.setdefault(pane.segment, PerformanceDelta()).add(self._counts(pane))
+        return found
+
     def _sum(self, place: _Together, name: str, base: str, positive: str) -> Group:
         """Add up the panes of one value (the base), or of all values of a segment."""
         sums = self._sums.setdefault(place, {})

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 
+from kedge.base import WindowKind
 from kedge.events import Window
 from kedge_services.core.lifecycle import Instance
 
@@ -39,6 +40,9 @@ class Head:
         End of the latest pane with rows of a followed version.
     incident_id, incident_ends_ms
         The last incident and when its last alert ended.
+    remarks
+        What the latest windows say of drifts and of segments that err more: end, version,
+        kind of window, text.
     """
 
     model: str
@@ -49,6 +53,7 @@ class Head:
     data_ms: int = 0
     incident_id: str | None = None
     incident_ends_ms: int = 0
+    remarks: tuple[tuple[int, str, WindowKind, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,126 @@
+"""Where errors became more: a window's losses against those of the time before, by segment.
+
+A window is held against the window of the same length just before it.  Only a rise that
+chance does not explain is taken apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Final
+
+from kedge import Measure
+from kedge_services.core.attribution import MOST_NAMED, Losses, parts_of_change
+from kedge_services.core.deltas import PerformanceDelta
+from kedge_services.core.sketches import FIXED_POINT
+
+__all__ = ["CHANGES", "change_measures", "change_text", "has_risen"]
+
+#: The measure of a rise: of the error rate, or for regression of the mean absolute error.
+CHANGES: Final = ("error_rate_change", "mae_change")
+#: Labels that each side needs, and standard errors that a rise has to exceed.
+_LEAST: Final = 100
+_CLEAR: Final = 3.0
+#: Segments that a summary names.
+_TOLD: Final = 3
+
+
+def has_risen(before: PerformanceDelta, now: PerformanceDelta) -> bool:
+    """Say whether the mean loss rose by more than three standard errors."""
+    sides = [_losses(delta) for delta in (before, now)]
+    if min(losses.n for losses in sides) < _LEAST:
+        return False
+    first, last = (float(losses.mean) for losses in sides)
+    variance = sum(
+        max(0.0, square - mean * mean) / losses.n
+        for square, mean, losses in zip(
+            map(_mean_square, (before, now)), (first, last), sides, strict=True
+        )
+    )
+    return last - first > _CLEAR * math.sqrt(variance)
+
+
+def change_measures(
+    before: Mapping[str, PerformanceDelta],
+    now: Mapping[str, PerformanceDelta],
+    segments: Sequence[str],
+) -> list[Measure]:
+    """Give how much the mean loss changed, and the parts of the segments in it.
+
+    Parameters
+    ----------
+    before, now
+        By ``name=value``; the whole under the empty name.
+    segments
+        Names of segments.  The parts of the values of each add up to the whole change;
+        rows that are in none of them are ``no <name>``.
+
+    Returns
+    -------
+    list of Measure
+        The whole change without ``feature``, then the largest parts, the worst first.
+    """
+    whole = [_losses(side[""]) for side in (before, now)]
+    is_regression = not now[""].confusion
+    name, unit = CHANGES[is_regression], FIXED_POINT if is_regression else 1
+    parts: dict[str, Fraction] = {}
+    for segment in segments:
+        groups = [
+            _groups(side, segment, losses)
+            for side, losses in zip((before, now), whole, strict=True)
+        ]
+        parts |= parts_of_change(*groups)
+    ranked = sorted(parts, key=lambda group: (-abs(parts[group]), group))[:MOST_NAMED]
+    ranked.sort(key=lambda group: (-parts[group], group))
+    n = whole[1].n
+    total = whole[1].mean - whole[0].mean
+    return [
+        Measure(name=name, value=float(total / unit), n=n),
+        *(
+            Measure(name=name, feature=group, value=float(parts[group] / unit), n=n)
+            for group in ranked
+        ),
+    ]
+
+
+def change_text(measures: Sequence[Measure]) -> str | None:
+    """Name the segments that a rise mostly comes from; None where there is none.
+
+    >>> change_text([Measure(name="mae_change", value=2.0, n=500),
+    ...              Measure(name="mae_change", feature="country=NO", value=1.5, n=500)])
+    'country=NO (1.5 of 2)'
+    """
+    found = [m for m in measures if m.name in CHANGES and m.value is not None]
+    total = next((m.value for m in found if m.feature is None), None)
+    worse = [m for m in found if m.feature is not None and (m.value or 0.0) > 0]
+    if not total or not worse:
+        return None
+    return ", ".join(f"{m.feature} ({m.value:.2g} of {total:.2g})" for m in worse[:_TOLD])
+
+
+def _groups(side: Mapping[str, PerformanceDelta], segment: str, whole: Losses) -> dict[str, Losses]:
+    groups = {
+        name: _losses(delta)
+        for name, delta in side.items()
+        if name.partition("=")[0] == segment and name
+    }
+    rest = Losses(
+        whole.n - sum(losses.n for losses in groups.values()),
+        whole.total - sum(losses.total for losses in groups.values()),
+    )
+    return {**groups, f"no {segment}": rest} if rest.n > 0 else groups
+
+
+def _losses(delta: PerformanceDelta) -> Losses:
+    if delta.confusion:
+        n = sum(sum(row.values()) for row in delta.confusion.values())
+        return Losses(n, n - sum(row.get(label, 0) for label, row in delta.confusion.items()))
+    return Losses(delta.labelled, delta.absolute_error)
+
+
+def _mean_square(delta: PerformanceDelta) -> float:
+    if delta.confusion:
+        return float(_losses(delta).mean)  # a loss of 0 or 1 is its own square
+    return delta.squared_error * FIXED_POINT / delta.labelled
