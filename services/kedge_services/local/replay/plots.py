@@ -33,7 +33,7 @@ _S, _M, _H, _D = 1_000, 60_000, 3_600_000, 86_400_000
 #: Steps between two dates of an axis; beyond the days, months are counted.
 _STEPS_MS = (_S, 5 * _S, 15 * _S, _M, 5 * _M, 15 * _M, _H, 3 * _H, 6 * _H, 12 * _H, _D, 2 * _D,
              7 * _D)  # fmt: skip
-_MONTHS = (1, 3, 6, 12, 24, 60, 120, 240)
+_MONTHS = (1, 3, 6, 12, 24, 60, 120, 240, 600, 1200)
 _MONTH_MS = 30.44 * _D
 _LANE = 22
 #: Points that are drawn smaller, so that each is seen.
@@ -129,7 +129,11 @@ class Plot:
         self._span, self._label = span, label
         self._box = Box() if box is None else box
         self._is_log, self._is_share = is_log, is_share
-        self._low, self._high = (low, high) if high > low else (low - 0.5, low + 0.5)
+        # An axis between values that floats can hardly tell apart has no ticks.
+        least = max(1e-300, 1e-9 * max(abs(low), abs(high)))
+        around = 0.5 * max(1.0, abs(low))
+        is_flat = high - low < least
+        self._low, self._high = (low - around, low + around) if is_flat else (low, high)
         self._parts: list[str] = []
 
     def x(self, at_ms: float) -> float:

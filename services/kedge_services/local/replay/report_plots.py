@@ -20,6 +20,7 @@ __all__ = [
     "label_plot",
     "other_plots",
     "quality_plot",
+    "status_bars",
     "timeline",
 ]
 
@@ -48,7 +49,7 @@ def figure_of(svg: str, caption: str, *, small: bool = False) -> str:
 def timeline(case: Case) -> str:
     """Draw what happened when: panes, alerts by rule, requests, versions."""
     followed, span = case.followed, case.followed.span
-    rows = [Lane("panes", list(_status_bars(followed)))]
+    rows = [Lane("panes", list(status_bars(followed)))]
     rules: dict[str, list[Bar]] = {}
     for alert in fired_alerts(case.results):
         ends = alert.get("ends_ms")
@@ -133,7 +134,8 @@ def error_rate_plots(case: Case) -> str:
         name for (name, segment, _), kind in followed.names().items()
         if kind == "labels" and not segment and name not in ("error_rate", "mae")
     })  # fmt: skip
-    drawn, quiet = [], []
+    drawn: list[str] = []
+    quiet: list[str] = []
     for name in names:
         points = followed.series(name, kind="labels")
         if not any(p.threshold is not None for p in points):
@@ -358,7 +360,8 @@ def _reach(values: Iterable[float], *, share: bool) -> tuple[float, float]:
     return (max(0.0, low), min(1.0, high)) if share else (low, high)
 
 
-def _status_bars(followed: Followed) -> Iterator[Bar]:
+def status_bars(followed: Followed) -> Iterator[Bar]:
+    """Give the panes as bars by what became of them; panes of one kind in a row are one bar."""
     panes = followed.panes("drift")
     ends = {
         w["end_ms"] for w in followed.windows if w["kind"] == "drift" and w["status"] == "alarm"

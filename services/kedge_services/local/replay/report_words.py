@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from kedge_services.local.replay.plots import when
 from kedge_services.local.replay.report_case import Case, figure, fired_alerts
 
-__all__ = ["Sentence", "control", "sentences", "verdict_text"]
+__all__ = ["Sentence", "control", "control_text", "sentences", "verdict_of", "verdict_text"]
 
 #: Above this chance so many alarms may be noise.
 _CHANCE = 0.05
@@ -50,26 +50,36 @@ def verdict_text(*, verdicts: int, alarms: int, by_chance: float, budget: str) -
     )
 
 
+def verdict_of(summary: Mapping[str, Any], budget: str) -> str:
+    """Hold the alarms of a replay against the monitor's budget."""
+    return verdict_text(
+        verdicts=summary["verdicts"],
+        alarms=summary["verdicts_with_alarm"],
+        by_chance=summary["alarms_by_chance"],
+        budget=budget,
+    )
+
+
 def control(case: Case) -> Sentence | None:
     """Say what the control showed; None for a replay of the stream as it was."""
-    summary = case.summary
+    return control_text(case.summary, case.monitor.drift.false_alarms)
+
+
+def control_text(summary: Mapping[str, Any], budget: str) -> Sentence | None:
+    """Say the same from a summary and a budget."""
     if summary.get("permuted") is None:
         return None
-    verdicts, alarms = summary["verdicts"], summary["verdicts_with_alarm"]
-    by_chance = summary["alarms_by_chance"]
+    alarms = summary["verdicts_with_alarm"]
     told = (
         "This is the control: the rows were shuffled over time (seed "
         f"{summary['permuted']}), so nothing changes, and every alarm is a false one. "
     )
-    told += verdict_text(
-        verdicts=verdicts, alarms=alarms, by_chance=by_chance,
-        budget=case.monitor.drift.false_alarms,
-    )  # fmt: skip
-    if not verdicts:
+    told += verdict_of(summary, budget)
+    if not summary["verdicts"]:
         return Sentence("note", f"{told}. No pane could be tested, so it shows nothing.")
     if not alarms:
         return Sentence("good", f"{told}: the budget held.")
-    chance = min(1.0, by_chance / alarms)
+    chance = min(1.0, summary["alarms_by_chance"] / alarms)
     if chance > _CHANCE:
         return Sentence("note", f"{told}; as many come in up to {chance:.0%} of such controls: the "
                         "budget is not refuted. Try other seeds.")  # fmt: skip
@@ -87,10 +97,7 @@ def _drift(case: Case) -> Iterator[Sentence]:
         yield Sentence("note", f"No pane was tested for drift{why}. A verdict needs 100 rows in "
                        "the pane and 1,000 in the reference.")  # fmt: skip
         return
-    counted = verdict_text(
-        verdicts=verdicts, alarms=alarms, by_chance=summary["alarms_by_chance"],
-        budget=case.monitor.drift.false_alarms,
-    )  # fmt: skip
+    counted = verdict_of(summary, case.monitor.drift.false_alarms)
     rest = f" Not tested: {'; '.join(untested)}." if untested else ""
     if not alarms:
         yield Sentence("good", f"Inputs and outputs were as in the reference: {counted}.{rest}")

@@ -24,7 +24,7 @@ from kedge_services.local.replay.stream import Stream, stream_of_file
 from kedge_services.local.replay.topics import stream_of_cluster
 from kedge_services.runtime.settings import Settings
 
-__all__ = ["Options", "Source", "replay"]
+__all__ = ["Options", "Source", "replay", "replay_results"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,20 @@ def replay(
     KedgeError
         The input cannot be replayed; the message says why.
     """
+    results, cost = replay_results(source, monitor, settings, options, out, tell=tell)
+    return {**results.summary, **cost}
+
+
+def replay_results(
+    source: Source,
+    monitor: Monitor,
+    settings: Settings,
+    options: Options,
+    out: Path,
+    *,
+    tell: Callable[[int, int], None] = lambda _rows, _of: None,
+) -> tuple[Results, dict[str, float]]:
+    """Replay like :func:`replay`; give everything that came out, and what it cost."""
     started = time.perf_counter()
     with TemporaryDirectory(prefix="kedge-replay-") as scratch, _rare_collections():
         stream = _stream(source, monitor, settings, options)
@@ -108,7 +122,7 @@ def replay(
     }
     told = page(results, monitor, data=str(source), options=options.told())
     write(results, out, page=told, cost=cost)
-    return {**results.summary, **cost}
+    return results, cost
 
 
 def _stream(source: Source, monitor: Monitor, settings: Settings, options: Options) -> Stream:
