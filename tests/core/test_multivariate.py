@@ -94,14 +94,14 @@ def test_sums_do_not_depend_on_batches_or_order(
 def test_sums_are_the_products_of_rank_scores_one_by_one() -> None:
     delta = counted(MIXED, {"a": [0.5, 9.0, None], "b": [9, 1, 9], "c": ["x", "new", "x"]})
     scores = {name: rank_scores(name, f).tolist() for name, f in MIXED.features.items()}
-    # Bins of a: 0.5 and 9.0 are the second and the last of (gap, value) pairs.
-    places = {
-        name: [int(np.flatnonzero(counted(MIXED, {name: [v]}).features[name].bins)[0]) for v in vs]
-        for name, vs in {"a": [0.5, 9.0], "b": [9, 1, 9], "c": ["x", "x"]}.items()
-    }
-    a = [*(scores["a"][p] for p in places["a"]), 0]
-    b = [scores["b"][p] for p in places["b"]]
-    c = [scores["c"][places["c"][0]], scores["c"][-2], scores["c"][places["c"][1]]]
+
+    def score(name: str, value: Scalar) -> int:
+        [place] = np.flatnonzero(counted(MIXED, {name: [value]}).features[name].bins)
+        return int(scores[name][place])
+
+    a = [score("a", 0.5), score("a", 9.0), 0]
+    b = [score("b", 9), score("b", 1), score("b", 9)]
+    c = [score("c", "x"), int(scores["c"][-2]), score("c", "x")]
     expected = [sum(x * y for x, y in zip(p, q, strict=True)) for p, q in ((a, b), (a, c), (b, c))]
     assert delta.projection is not None
     assert delta.projection.tolist() == [3, *expected]
@@ -115,7 +115,8 @@ def test_batches_of_any_size_add_up_to_the_same(size: int) -> None:
         2**53 + 1, 10**400, 1e308, -0.0,
     ]  # fmt: skip
     rng.shuffle(numbers)
-    codes = [["x", "y", True, 1, 1.0, None, "new", math.nan][i % 8] for i in range(len(numbers))]
+    codes: list[Scalar | None] = ["x", "y", True, 1, 1.0, None, "new", math.nan]
+    codes = [codes[i % len(codes)] for i in range(len(numbers))]
     columns: Columns = {"a": numbers, "b": numbers[::-1], "c": codes}
     parts = DriftDelta()
     for start in range(0, len(numbers), size):
@@ -273,7 +274,7 @@ def test_too_few_rows_are_not_tested() -> None:
     reference = reference_of(named(normals(3_000, 3, seed=15)))
     small = reference_of(named(normals(900, 3, seed=16)))
     window = named(normals(500, 3, seed=17))
-    few = {name: np.asarray(column)[:99] for name, column in window.items()}
+    few: Columns = {name: np.asarray(column)[:99] for name, column in window.items()}
     for held, rows in ((reference, few), (small, window)):
         [measure] = PairJudge(held).test(counted(held, rows)).measures
         assert measure.value is None

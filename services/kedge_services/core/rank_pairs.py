@@ -207,7 +207,7 @@ class _Scorer:
         scores = rank_scores(name, feature)
         self._scores = scores.astype(np.float32)
         self._table: list[float] = scores.astype(np.float64).tolist()
-        self._unseen = self._table[-2]
+        self._unseen: float = self._table[-2]
         self._edges: list[float] = [float(cut) for cut in feature.cuts]
         self._cuts: _Floats | None = None
         self._known: dict[str, float] = {}
