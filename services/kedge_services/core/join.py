@@ -141,6 +141,8 @@ class Join:
             not known yet.
         """
         entry = self.book.get(name) or NO_ENTRY
+        if is_late is False and not self.rebuilding and self._label_first(name, entry, labelled):
+            return Verdict("matched", (entry.predictions[0].model,))
         if self.rebuilding and any(known.offset == labelled.offset for known in entry.labels):
             return Verdict("duplicate")
         found = [held for held in entry.predictions if matches(held, labelled)]
@@ -161,6 +163,17 @@ class Join:
                 self._settle(name, entry, now)
         models = (found[0].model,) if len(found) == 1 else tuple({p.model: 0 for p in found})
         return Verdict(fate, models)
+
+    def _label_first(self, name: str, entry: Entry, labelled: Labelled) -> bool:
+        """Take what almost every label is: the first one of the only prediction of its id."""
+        if entry.labels or len(entry.predictions) != 1:
+            return False
+        if not matches(entry.predictions[0], labelled):
+            return False
+        now = Entry(entry.predictions, (labelled,))
+        self.book.change(name, now)
+        self._settle_first(name, now)
+        return True
 
     def _is_duplicate(self, entry: Entry, held: Held) -> bool:
         """Say whether this version has answered before, and the id is still held."""
@@ -200,7 +213,8 @@ class Join:
     def _settle(self, name: str, entry: Entry, now: Entry) -> None:
         """Fold the difference between what an entry is now and what it was."""
         if not entry.labels and len(now.predictions) == len(now.labels) == 1:
-            self._settle_first(name, now)
+            if matches(now.predictions[0], now.labels[0]):
+                self._settle_first(name, now)
             return
         known = len(entry.predictions)
         added = now.predictions[-1].model if known < len(now.predictions) else None
@@ -231,8 +245,6 @@ class Join:
     def _settle_first(self, name: str, now: Entry) -> None:
         """Fold what almost every entry is: one prediction that gets its first label."""
         held, labelled = now.predictions[0], now.labels[0]
-        if not matches(held, labelled):
-            return
         self.fold.labelled(held, labelled, 1)
         if held.predicted is not None:
             self.fold.first_label(held, labelled, self._both(held.model))

@@ -26,8 +26,13 @@ def segment_of(until_ms: int, span_ms: int) -> str:
     >>> segment_of(86_400_000, 3_600_000), segment_of(86_400_000, 1)
     ('20-82', '10-84375')
     """
-    power = max(_SHORTEST, (span_ms // 4).bit_length())
+    power = _power(span_ms)
     return f"{power}-{until_ms >> power}"
+
+
+def _power(span_ms: int) -> int:
+    """Give the length of the segments of what matters for so long, as a power of two."""
+    return max(_SHORTEST, (span_ms // 4).bit_length())
 
 
 def end_of(segment: str) -> int:
@@ -57,9 +62,13 @@ class SegmentInfo:
 
 @dataclass(slots=True)
 class Segments:
-    """The segments of a store."""
+    """The segments of a store.
+
+    The one an entry was placed in last is remembered: the next mostly goes there, too.
+    """
 
     infos: dict[str, SegmentInfo] = field(default_factory=dict)
+    _last: tuple[int, int, str, SegmentInfo] | None = None
 
     def place(self, entry: Entry, wait_ms: int, clock_ms: int) -> str:
         """Find the segment for an entry, and note there what it holds.
@@ -75,25 +84,36 @@ class Segments:
         """
         if not entry.predictions:
             until_ms = max(label.time_ms for label in entry.labels) + wait_ms
-            segment = segment_of(until_ms, wait_ms)
+            span_ms = wait_ms
         else:
             held = entry.predictions[0]
             if len(entry.predictions) > 1:
                 held = max(entry.predictions, key=lambda p: p.until_ms)
             span_ms = max(held.horizon_ms, 0) + held.wait_ms
-            segment = segment_of(held.time_ms + span_ms, span_ms)
-        info = self.infos.get(segment)
-        if info is None:
-            info = self.infos[segment] = SegmentInfo()
+            until_ms = held.time_ms + span_ms
+        name, info = self._at(_power(span_ms), until_ms)
         lows = info.lows
         for prediction in entry.predictions:
-            info.models.add(prediction.model)
+            if prediction.model not in info.models:
+                info.models.add(prediction.model)
         if entry.predictions and entry.predictions[0].offset < lows.get("predictions", _NEVER):
             lows["predictions"] = entry.predictions[0].offset
         if entry.labels and entry.labels[0].offset < lows.get("outcomes", _NEVER):
             lows["outcomes"] = entry.labels[0].offset
-        info.newest_ms = max(info.newest_ms, clock_ms)
-        return segment
+        if clock_ms > info.newest_ms:
+            info.newest_ms = clock_ms
+        return name
+
+    def _at(self, power: int, until_ms: int) -> tuple[str, SegmentInfo]:
+        last, index = self._last, until_ms >> power
+        if last is not None and last[0] == power and last[1] == index:
+            return last[2], last[3]
+        name = f"{power}-{index}"
+        info = self.infos.get(name)
+        if info is None:
+            info = self.infos[name] = SegmentInfo()
+        self._last = (power, index, name, info)
+        return name, info
 
     def expired(self, watermark: Callable[[str], int], oldest_ms: int) -> list[str]:
         """Give the segments that nothing can need any more.
@@ -115,6 +135,7 @@ class Segments:
 
     def drop(self, names: Iterable[str]) -> None:
         """Forget segments."""
+        self._last = None
         for name in names:
             self.infos.pop(name, None)
 

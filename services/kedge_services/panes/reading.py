@@ -235,8 +235,11 @@ class Reader:
             watermark = clocks.watermark(owner.model, owner.grace_ms)
             is_late = labelled.time_ms < watermark
         verdict = self.join.label(prediction_id, labelled, is_late=is_late)
-        for model in verdict.models if owner is None else (owner.model,):
-            clocks.of(model).advance(labelled.time_ms, clocks.clock_ms)
+        if owner is not None:
+            clocks.of(owner.model).advance(labelled.time_ms, clocks.clock_ms)
+        else:
+            for model in verdict.models:
+                clocks.of(model).advance(labelled.time_ms, clocks.clock_ms)
         if verdict.fate == "conflicting":
             self._refuse(batch, i, _CONFLICT)
         elif verdict.fate != "unmatched":
