@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from kedge import Monitor, Reference
+from kedge import Measure, Monitor, Reference
 from kedge_services.core import distances
 from kedge_services.core.binning import Binner
-from kedge_services.core.deltas import DriftDelta
 from kedge_services.core.budget import Budget
+from kedge_services.core.deltas import DriftDelta
 from kedge_services.core.detectors import DriftJudge, Verdict
+from kedge_services.core.measuring import trusted_measure
 from kedge_services.core.references import build_reference
 from kedge_services.core.shifts import categorical_shift
 
@@ -230,6 +231,17 @@ def test_a_verdict_does_not_depend_on_how_the_window_was_cut(order: list[int]) -
 
 
 CUT_REFERENCE = made(1_500)
+
+
+def test_a_trusted_measure_is_as_any_other() -> None:
+    fields: dict[str, Any] = {"low": 0.1, "threshold": 0.2, "evidence": -3.0}
+    trusted = trusted_measure("psi", "x", 0.25, 500, **fields)
+    plain = Measure(name="psi", feature="x", value=0.25, n=500, **fields)
+    assert trusted == plain
+    assert trusted.model_dump_json(exclude_none=True) == plain.model_dump_json(exclude_none=True)
+    changed = trusted.model_copy(update={"note": "why"})
+    assert (changed.note, trusted.note) == ("why", None)
+    assert set(vars(trusted)) == set(Measure.model_fields)
 
 
 def monitor(**windows: Any) -> Monitor:

@@ -31,6 +31,7 @@ from kedge_services.core.distributions import (
     distribution_of,
 )
 from kedge_services.core.integrity import Counted, IntegrityJudge
+from kedge_services.core.measuring import trusted_measure
 from kedge_services.core.multivariate import PairJudge, PairTrial
 from kedge_services.core.naming import mean_e_value, named
 from kedge_services.core.overdispersion import LABEL, distributions, unevenness
@@ -288,14 +289,14 @@ def _measures(
     prefix, feature = distribution.prefix, distribution.feature
     name, floor = TESTS[distribution.reference.kind]
     return [
-        Measure(name=f"{prefix}psi", feature=feature, value=psi, n=n),
-        Measure(name=f"{prefix}jensen_shannon", feature=feature, value=js, n=n),
-        Measure(
-            name=prefix + name,
-            feature=feature,
-            value=shift.effect,
+        trusted_measure(f"{prefix}psi", feature, psi, n),
+        trusted_measure(f"{prefix}jensen_shannon", feature, js, n),
+        trusted_measure(
+            prefix + name,
+            feature,
+            shift.effect,
+            n,
             low=shift.low,
-            n=n,
             threshold=floor,
             evidence=shift.ln_p if note is None else None,
             note=note,

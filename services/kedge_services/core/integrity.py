@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from kedge import Detection, FeatureReference, Measure, Reference
 from kedge_services.core.deltas import DriftDelta
+from kedge_services.core.measuring import trusted_measure
 from kedge_services.core.overdispersion import counter_overdispersion
 from kedge_services.core.sketches import FeatureCounts
 
@@ -157,7 +158,7 @@ class IntegrityJudge:
         lows, highs = np.maximum(0.0, share - margin), np.minimum(1.0, share + margin)
         name = f"{column.name}_share"
         measures = [
-            Measure(name=name, feature=f, value=v, low=low, high=high, n=rows, threshold=was)
+            trusted_measure(name, f, v, rows, low=low, high=high, threshold=was)
             for f, v, low, high, rows, was in zip(
                 names, *(a.tolist() for a in (share, lows, highs, n, before)), strict=True
             )
