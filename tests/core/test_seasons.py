@@ -266,7 +266,19 @@ def test_a_window_of_one_stratum_is_held_to_its_very_counts() -> None:
     held = seasonal_reference(reference, {42: 9})
     for name, feature in reference.features.items():
         assert held.features[name].counts == strata_of(feature)[42][: len(feature.counts)].tolist()
+    assert held.reference_id != reference.reference_id
     assert seasonal_reference(reference, {}) == reference
+
+
+def test_how_features_go_together_is_not_held_to_all_hours() -> None:
+    times, columns = table(4, 150)
+    wanted = {name: columns[name] for name in ("x", "c")}
+    kinds: dict[str, Any] = {name: KINDS[name] for name in wanted}
+    plain = build_reference(model="m", version="1", columns=wanted, kinds=kinds)
+    assert plain.projection is not None
+    # As when it was learnt: counted before its hours were told apart.
+    learnt = seasonal(times, wanted).model_copy(update={"projection": plain.projection})
+    assert seasonal_reference(learnt, {12: 100}).projection is None
 
 
 def test_an_hour_without_values_of_a_feature_says_nothing_about_it() -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -250,11 +250,13 @@ class _Strata:
         known = self.reference
         expected = dict(_expected(self._features, known.features, features))
         beside = {name: getattr(known, name) for name in ANSWERS}
-        changed = dict(_expected(self._answers, beside, answers))
+        changed: dict[str, Any] = dict(_expected(self._answers, beside, answers))
         # Under an id of its own: who keeps something by id does not take it for the whole.
         name = f"{known.reference_id}/mixture"
-        whole = {**known.features, **expected}
-        return known.model_copy(update={"reference_id": name, "features": whole, **changed})
+        changed = {"features": {**known.features, **expected}, **changed}
+        # How features go together is known of all hours at once only, which is no measure.
+        changed |= {"reference_id": name, "projection": None}
+        return known.model_copy(update=changed)
 
 
 def _expected(
