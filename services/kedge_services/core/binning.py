@@ -144,7 +144,7 @@ class FeatureBinner:
         array = aligned(values)
         found = self._cuts.searchsorted(array, side="left").astype(np.int64)
         strange = np.flatnonzero(~np.isfinite(array))
-        found[strange] = [self._place(values[i]) for i in strange]
+        found[strange] = [self._place(values[i]) for i in strange.tolist()]
         return found
 
     def _place(self, value: Any) -> int:

@@ -54,8 +54,8 @@ class RowTimes:
     """
 
     timezone: str
-    features_ms: Sequence[int]
-    answers_ms: Sequence[int] | None = None
+    features_ms: Sequence[int] | _Ints
+    answers_ms: Sequence[int] | _Ints | None = None
 
 
 class _Groups:
@@ -258,7 +258,8 @@ class _Made:
 
     def take(self) -> dict[str, Any]:
         """Give ``features`` and the answers, each with its strata."""
-        features, answers = {}, {}
+        features: dict[str, FeatureReference] = {}
+        answers: dict[str, FeatureReference] = {}
         for name, feature, is_answer, packed, raw in self._found:
             pool = self._pool(feature.kind)
             own = raw if raw is not None else pool

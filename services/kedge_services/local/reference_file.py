@@ -229,7 +229,7 @@ def reference_of(
         times=times,
     )
     if times is not None:
-        _check_seasons(made, times.features_ms)
+        _check_seasons(made, times_ms or ())
     return made
 
 
