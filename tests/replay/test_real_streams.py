@@ -117,7 +117,8 @@ def test_a_change_of_the_data_is_explained(tmp_path: Path) -> None:
     ]
     told = {alert["rule"]: alert["summary"] for alert in alerts if alert["status"] == "firing"}
     assert "Latitude" in told["data-drift"]
-    assert any(what in told["error-rate"] for what in ("error rate 0.", "recall 0.", "precision 0."))
+    kinds = ("error rate 0.", "recall 0.", "precision 0.")
+    assert any(kind in told["error-rate"] for kind in kinds)
     assert "before; evidence" in told["error-rate"]
     page = (tmp_path / "out" / "report.html").read_text()
     assert told["data-drift"] in page
