@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import json
 import math
@@ -61,6 +62,7 @@ class Data:
         return {name: values[rows] for name, values in self.features.items()}
 
 
+@functools.cache
 def acs() -> Data:
     path = shared("acs_employment_ma_2015_2018.parquet")
     table = pq.read_table(path).to_pydict()

@@ -313,6 +313,13 @@ def test_only_the_data_decides_what_windows_say(
     assert expected.finals().items() <= other.finals().items()
 
 
+def test_a_window_is_not_sent_again_when_its_panes_are_gone() -> None:
+    run = ran(labels_behind(30)(steady(60, wrong=[8, 9, 20, 21])))
+    drift = [w for w in run.sent if w.kind == "drift"]
+    assert max(w.revision for w in drift) > 0
+    assert {(w.scale, w.n) for w in drift} == {(1, ROWS), (2, 2 * ROWS)}
+
+
 @pytest.mark.parametrize("told", [list, labels_behind(6)], ids=["in-time", "labels-6s-behind"])
 def test_a_restart_at_every_step_changes_nothing(
     told: Callable[[list[list[Event]]], list[list[Event]]],

@@ -312,10 +312,16 @@ class DriftWindows:
     # -------------------------------------------------------- revising, forgetting
 
     def revise(self, key: WindowKey, now_ms: int) -> None:
-        """Send a window again with the rows that came after it was decided."""
+        """Send a window again with the rows that came after it was decided.
+
+        A window that begins before the panes that are kept stays as it is.
+        """
         sent, series = self._publisher.get(key), key.series
         monitor = self._look.monitor(key.model, key.start_ms)
-        if sent is None or monitor is None:
+        state = self.models.get((key.model,))
+        if sent is None or monitor is None or state is None:
+            return
+        if key.start_ms < self._forgotten_ms(key.model, state):
             return
         length = (sent.end_ms - key.start_ms) // key.scale
         merged = DriftDelta()
