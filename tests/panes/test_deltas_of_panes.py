@@ -80,6 +80,25 @@ def test_rows_are_counted_on_the_bins_of_their_reference_pane_by_pane(panes: Dri
     assert {p.reference_id for p in panes.panes()} == {REFERENCE.reference_id}
 
 
+@pytest.mark.parametrize("multivariate", [True, False])
+def test_relations_of_features_are_counted_unless_the_monitor_says_no(
+    driver: type[Driver], *, multivariate: bool
+) -> None:
+    panes = driver()
+    panes.monitor(**MONITOR, drift={"multivariate": multivariate})
+    panes.reference(REFERENCE)
+    for i in range(3):
+        panes.send("predictions", prediction(f"r-{i}"))
+    panes.run()
+    [delta] = [DriftDelta.decode(p.counts) for p in panes.panes() if p.kind == "drift"]
+    # Rows, and one pair: three rows alike.
+    assert (delta.projection is not None) is multivariate
+    if delta.projection is not None:
+        assert delta.projection.shape == (2,)
+        assert delta.projection[0] == 3
+        assert delta.projection[1] % 3 == 0 != delta.projection[1]
+
+
 def test_scores_of_two_classes_are_told_apart_by_answer_and_are_the_positive_ones(
     panes: Driver,
 ) -> None:
