@@ -25,6 +25,9 @@ def _distributions(monitor: Monitor) -> list[str]:
     outputs = ["prediction"]
     outputs += [] if monitor.task == "regression" else ["score"]
     outputs += ["label"] if monitor.labelled else []
+    # Neither strata nor references that are learnt keep how features go together.
+    has_rows = monitor.reference.source in {"version", "file"} and len(monitor.features) > 1
+    outputs += ["pairs of features"] if has_rows and monitor.drift.multivariate else []
     return [*monitor.features, *outputs]
 
 

@@ -300,7 +300,8 @@ class PerformanceWindows:
         if reference is None or reference.label is None:
             return
         tests = len(reference.features) + 1
-        tests += (reference.prediction is not None) + (reference.score is not None)
+        beside = (reference.prediction, reference.score, reference.projection)
+        tests += sum(part is not None for part in beside)
         alpha = Budget.of(monitor).drift / (max(SCALES, len(monitor.windows.scales)) * tests)
         measure, detection = label_drift(
             counts,
