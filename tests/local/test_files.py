@@ -97,6 +97,18 @@ def test_predictions_and_scores_are_read_where_there_are_columns(tmp_path: Path)
     assert [row.prediction for row in read_rows(path, unlabelled)] == [1, 1, None]
 
 
+def test_segments_are_columns_that_may_be_features_too(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("t,x,y,sex,c\n1,1,0,f,a\n2,2,1,,b\n")
+    declared = small().declaration() | {
+        "features": {"x": "numeric", "c": "categorical"},
+        "segments": [{"name": "sex"}, {"name": "c"}],
+    }
+    rows = list(read_rows(path, Monitor.model_validate(declared)))
+    assert [row.segments for row in rows] == [{"c": "a", "sex": "f"}, {"c": "b"}]
+    assert [row.features for row in rows] == [{"x": 1.0, "c": "a"}, {"x": 2.0, "c": "b"}]
+
+
 def test_a_regression_is_about_floats(tmp_path: Path) -> None:
     path = tmp_path / "rows.ndjson"
     path.write_text('{"x": 1, "y": 7, "p": "6.5"}\n{"x": 1, "y": null, "p": NaN}\n')

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import pytest
@@ -83,7 +84,9 @@ def write_rows(path: Path, task: str, *, rows: int = ROWS, keys: tuple[str, ...]
         if task == "regression":
             truth, answer = 3 * x + chance.gauss(0, 1), 3 * x + 4 * drifted
         row = {"time": T0 + number * 60_000, EVIL: x, "region": chance.choice("ns"),
-               "truth": truth, "answer": answer}  # fmt: skip
+               "truth": truth, "answer": answer,
+               # What the truth of a binary task really has, so it is calibrated.
+               "score": NormalDist().cdf(x)}  # fmt: skip
         lines.append(json.dumps({k: v for k, v in row.items() if k not in keys}))
     path.write_text("\n".join(lines))
     return path
@@ -127,11 +130,34 @@ def test_a_drift_is_told_with_its_evidence_for_every_task(task: str, tmp_path: P
     quality = "mean absolute error" if task == "regression" else "accuracy"
     assert page.says(f"{quality} of the answers given, with 95 %")
     assert page.says("data-drift")
+    assert page.says(f"{'mae' if task == 'regression' else 'accuracy'} (region=n)")
     assert page.says(EVIL)
     # Every plot says what it is to those who do not see it.
     assert page.tags.count("svg") == sum(
         name == "aria-label" and bool(value) for name, value in page.attributes
     )
+
+
+def test_an_estimate_is_shown_where_it_is_valid_and_else_why_not(tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.ndjson", "binary", rows=4_000)
+    plain = monitor("binary", windows={"pane": "6h", "scales": [1]}).declaration()
+    plain["replay"] |= {"score": "score", "warm_up": 1_200}
+    page = page_of(tmp_path / "out", data, Monitor.model_validate(plain))
+    windows = [
+        json.loads(line) for line in (tmp_path / "out" / "windows.ndjson").read_text().splitlines()
+    ]
+    found = [
+        m
+        for w in windows
+        if w["kind"] == "drift" and not w.get("segment")
+        for m in w["measures"]
+        if m["name"] == "estimated_accuracy"
+    ]
+    valid = [m for m in found if m.get("value") is not None]
+    assert 0 < len(valid) < len(found)
+    told = f"Without labels accuracy could be estimated in {len(valid)} of {len(found)} panes"
+    assert page.says(f"{told}; elsewhere not, e.g.: ")
+    assert page.says("estimated without labels, where that is valid")
 
 
 def test_two_runs_write_the_same_page(tmp_path: Path) -> None:

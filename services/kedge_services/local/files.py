@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from itertools import repeat
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from kedge.base import Scalar
@@ -26,6 +27,7 @@ from kedge_services.local.tables import Block, blocks, records
 __all__ = ["FileRow", "feature_value", "read_rows", "records"]
 
 _MS = timedelta(milliseconds=1)
+_NONE: Mapping[str, Scalar] = MappingProxyType({})
 
 
 class FileRow(NamedTuple):
@@ -43,6 +45,9 @@ class FileRow(NamedTuple):
         Binary: the probability of the positive class, which is the last one
         declared, whatever was predicted.  Multiclass: the score of the
         predicted class.
+    segments
+        The value of each declared segment that has one; the columns are called
+        like the segments, and may be features, too.
     """
 
     time_ms: int
@@ -50,6 +55,7 @@ class FileRow(NamedTuple):
     label: Scalar | None = None
     prediction: Scalar | None = None
     score: float | None = None
+    segments: Mapping[str, Scalar] = _NONE
 
 
 def read_rows(path: Path, monitor: Monitor) -> Iterator[FileRow]:
@@ -68,7 +74,9 @@ def read_rows(path: Path, monitor: Monitor) -> Iterator[FileRow]:
     clock = _clock(path, replay)
     features = {name: feature_reader(f.type) for name, f in monitor.features.items()}
     answers = _answers(monitor, replay)
-    columns = [*features, *(name for name, _ in answers), replay.timestamp]
+    groups = {segment.name for segment in monitor.segments}
+    segments = {name: features.get(name, feature_reader("categorical")) for name in sorted(groups)}
+    columns = [*features, *segments, *(name for name, _ in answers), replay.timestamp]
     wanted = list(dict.fromkeys(name for name in columns if name is not None))
     for block in blocks(path, wanted):
         values = zip(
@@ -83,6 +91,7 @@ def read_rows(path: Path, monitor: Monitor) -> Iterator[FileRow]:
             _times(path, block, replay, clock),
             map(dict, map(zip, repeat(tuple(features)), values)),
             *answered,
+            _segments(path, block, segments),
             strict=False,
         )
         yield from map(FileRow._make, rows)
@@ -92,6 +101,18 @@ def _answers(monitor: Monitor, replay: ReplayColumns) -> list[tuple[str | None, 
     regression = monitor.task == "regression"
     answer: Reader = read_numbers if regression else classes_reader(monitor.classes)
     return [(replay.label, answer), (replay.prediction, answer), (replay.score, read_numbers)]
+
+
+def _segments(
+    path: Path, block: Block, segments: Mapping[str, Reader]
+) -> Iterable[Mapping[str, Scalar]]:
+    if not segments:
+        return repeat(_NONE)
+    columns = [_read(path, block, name, read) for name, read in segments.items()]
+    return (
+        {name: value for name, value in zip(segments, values, strict=True) if value is not None}
+        for values in zip(*columns, strict=True)
+    )
 
 
 def _read(path: Path, block: Block, column: str, read: Reader) -> Sequence[Any]:

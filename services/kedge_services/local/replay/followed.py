@@ -108,6 +108,10 @@ class Followed:
         kinds = {w["kind"] for w, m in zip(asked, found, strict=True) if m is not None}
         return [_point(w, m or {}) for w, m in zip(asked, found, strict=True) if w["kind"] in kinds]
 
+    def estimates(self, name: str) -> list[Point]:
+        """Give an estimate over time: windows of both kinds tell the same, once is enough."""
+        return self.series(name, kind="drift") or self.series(name, kind="performance")
+
     def names(self) -> dict[tuple[str, str, str | None], str]:
         """Give every measure there is, as (name, segment, feature), with its kind of window."""
         return {

@@ -94,7 +94,7 @@ def quality_plot(case: Case) -> str:
         name: [Dot(s.at_ms + half, s.value) for s in case.results.scores.over_time.get(name, ())]
         for name in names
     }
-    estimates = case.followed.series(f"estimated_{case.quality}")
+    estimates = case.followed.estimates(f"estimated_{case.quality}")
     values = [v for s in steps for v in (s.value, s.low, s.high) if v is not None]
     values += [d.value for dots in others.values() for d in dots if d.value is not None]
     values += [p.value for p in estimates if p.value is not None]
@@ -112,6 +112,7 @@ def quality_plot(case: Case) -> str:
     for name, dots in others.items():
         plot.line(dots, name)
     if any(p.value is not None for p in estimates):
+        plot.band([(p.at_ms, p.low, p.high) for p in estimates], "estimate")
         plot.line([_dot(p, f"estimated {case.quality_name}") for p in estimates], "estimate")
         keys.append("<b class='key estimate'></b>estimated without labels, where that is valid")
     plot.line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ _CHANCE = 0.05
 #: Share of the panes from which the reference itself is in doubt, and of how many panes.
 _NEARLY_ALL = (0.8, 5)
 _NAMED = 5
+_REASONS = 3
+_NUMBER = re.compile(r"[\d.,]*\d%?")
 
 
 class Sentence(NamedTuple):
@@ -104,14 +107,13 @@ def _drift(case: Case) -> Iterator[Sentence]:
         return
     chance = min(1.0, summary["alarms_by_chance"] / alarms)
     if summary.get("permuted") is not None:
-        judged = ""
+        yield Sentence("note", f"Something alarmed: {counted}.{rest}")
     elif chance > _CHANCE:
-        judged = (
-            f" That may be noise: so many come by chance in up to {chance:.0%} of such streams."
-        )
+        yield Sentence("note", f"Something alarmed, and it may be noise: {counted}; so many come by "
+                       f"chance in up to {chance:.0%} of such streams.{rest}")  # fmt: skip
     else:
-        judged = " This is a change, not noise."
-    yield Sentence("bad", f"Inputs or outputs changed: {counted}.{judged}{rest}")
+        yield Sentence("bad", f"Inputs or outputs changed: {counted}. This is a change, not noise."
+                       f"{rest}")  # fmt: skip
     share, least = _NEARLY_ALL
     if verdicts >= least and alarms >= share * verdicts and case.summary.get("permuted") is None:
         yield Sentence(
@@ -175,17 +177,28 @@ def _worse_than_static(case: Case) -> Sentence | None:
 
 
 def _estimate(case: Case) -> Iterator[Sentence]:
-    points = case.followed.series("estimated_accuracy")
+    points = case.followed.estimates("estimated_accuracy")
     if not points:
         return
     valid = sum(point.value is not None for point in points)
-    notes = Counter(point.note for point in points if point.value is None and point.note)
+    reasons: dict[str, list[str]] = {}
+    for point in points:
+        if point.value is None and point.note:
+            for reason in point.note.removeprefix("not valid: ").split("; "):
+                # The same reason with other numbers is one reason.
+                reasons.setdefault(_NUMBER.sub("#", reason), []).append(reason)
+    ranked = sorted(reasons.values(), key=len, reverse=True)[:_REASONS]
+    why = "; ".join(f"{found[0]} ({_panes(len(found))})" for found in ranked)
     if valid:
         told = f"Without labels accuracy could be estimated in {valid:,} of {len(points):,} panes"
+        told += f"; elsewhere not, e.g.: {why}" if why else ""
     else:
-        told = "The estimate without labels was never valid, and is not shown"
-    why = "; ".join(f"{note} ({count:,})" for note, count in notes.most_common(2))
-    yield Sentence("note", f"{told}{f': {why}' if why else ''}.")
+        told = f"Without labels accuracy could not be estimated in any pane: {why or 'no scores'}"
+    yield Sentence("note", f"{told}.")
+
+
+def _panes(count: int) -> str:
+    return "1 pane" if count == 1 else f"{count:,} panes"
 
 
 def _alerts(case: Case) -> Iterator[Sentence]:

@@ -171,7 +171,9 @@ def stream_of_file(
     for number, row in enumerate(taken):
         name = f"row-{number}"
         output = _output(row, monitor)
-        made.append(Row(name, row.time_ms, row.time_ms, row.features, output))
+        made.append(
+            Row(name, row.time_ms, row.time_ms, row.features, output, segments=row.segments)
+        )
         if row.label is not None and monitor.labelled:
             known_ms = row.time_ms + delay_ms
             labels.append(Label(name, row.label, known_ms, known_ms))
