@@ -100,8 +100,7 @@ class Segments:
             lows["predictions"] = entry.predictions[0].offset
         if entry.labels and entry.labels[0].offset < lows.get("outcomes", _NEVER):
             lows["outcomes"] = entry.labels[0].offset
-        if clock_ms > info.newest_ms:
-            info.newest_ms = clock_ms
+        info.newest_ms = max(info.newest_ms, clock_ms)
         return name
 
     def _at(self, power: int, until_ms: int) -> tuple[str, SegmentInfo]:

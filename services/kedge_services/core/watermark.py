@@ -28,9 +28,9 @@ class ModelTime:
     def advance(self, time_ms: int, clock_ms: int) -> None:
         """Take a record; an earlier time leaves the maximum where it is."""
         # Not by max(): this is done for every record.
-        if time_ms > self.max_ms:
+        if time_ms > self.max_ms:  # noqa: PLR1730
             self.max_ms = time_ms
-        if clock_ms > self.seen_ms:
+        if clock_ms > self.seen_ms:  # noqa: PLR1730
             self.seen_ms = clock_ms
 
 
