@@ -139,7 +139,7 @@ def ratio(one: Part, other: Part, z: float = _Z95) -> tuple[float, Interval]:
 
     >>> value, (low, high) = ratio((30, 100), (60, 300))
     >>> round(value, 6), round(low, 6), round(high, 6)
-    (1.5, 1.031, 2.182346)
+    (1.5, 1.03062, 2.183152)
     """
     (k1, n1), (k2, n2) = one, other
     x1, x2 = max(k1, 0.5), max(k2, 0.5)
