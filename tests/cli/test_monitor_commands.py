@@ -133,8 +133,8 @@ def test_check_shows_what_was_understood(
         "  drift     false alarms: at most 1 per week\n"
         "  budget    at most 1 false alarms a week are expected: "
         "drift 0.5 + integrity 0.15 + performance 0.25 + fairness 0.1\n"
-        "  tests     6,720 panes a week, each at 4 scales: 6 distributions "
-        "(features, prediction, score, label) at p < 3.1e-06, 13 counters at p < 4.3e-07\n"
+        "  tests     6,720 panes a week, each at 4 scales: 7 distributions (features, prediction, "
+        "score, label, pairs of features) at p < 2.7e-06, 13 counters at p < 4.3e-07\n"
         "  segments  region\n"
         "  rule      low: accuracy below 0.75 for 2 windows, windows of 4 panes (warning)\n"
         '  retrain   on low or at "0 3 * * *" UTC; auto with sklearn-hist-gradient-boosting, '
@@ -203,3 +203,44 @@ def test_monitors_of_the_demo_are_valid(task: str) -> None:
     monitors, mistakes = read_monitors(sorted(Path(demo.__path__[0]).glob("*.toml")))
     assert mistakes == []
     assert task == "regression" or {m.task for m in monitors.values()} == {task}
+
+
+def test_check_advises_another_reference_where_rows_follow_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The price drifts through the file, the amount has no memory.
+    rows = "".join(f"{i},{i * 7_919 % 2_000}\n" for i in range(2_000))
+    (tmp_path / "rows.csv").write_text("price,amount\n" + rows)
+    file = tmp_path / "m.toml"
+    file.write_text(
+        'model = "m"\ntask = "regression"\nlabelled = false\n'
+        'features = {price = "numeric", amount = "numeric"}\n'
+        'reference = {from = "file", path = "rows.csv"}\n'
+        'drift = {false_alarms = "1 per 1000 windows"}\nwindows.pane = "1h"\n'
+    )
+    assert main(["check", str(file)]) == 0
+    shown = capsys.readouterr()
+    assert (
+        "  budget    at most 0.11 false alarms a week are expected: drift 0.084 + integrity 0.025\n"
+        "  tests     168 panes a week, each at 4 scales: 4 distributions (features, prediction, "
+        "pairs of features) at p < 3.1e-05, 10 counters at p < 3.7e-06\n"
+    ) in shown.out
+    assert "note: m: rows follow each other so closely" in shown.err
+    assert 'a reference from = "same-hour" may see drift earlier' in shown.err
+    assert main(["check", "--json", str(file)]) == 0
+    facts = json.loads(capsys.readouterr().out)["budgets"][str(file)]
+    assert facts["overdispersion"]["price"] > 2 * facts["overdispersion"]["amount"]
+    parts = facts["expected_per_week"]
+    assert parts["total"] == pytest.approx(parts["drift"] + parts["integrity"])
+    assert parts["total"] <= facts["budget_per_week"] == pytest.approx(0.168)
+
+
+def test_check_says_what_a_file_of_reference_rows_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "m.toml"
+    file.write_text(
+        TOML.format(model="m", pane="1s") + 'reference = {from = "file", path = "none.csv"}\n'
+    )
+    assert main(["check", str(file)]) == 2
+    assert "none.csv" in capsys.readouterr().err

@@ -24,13 +24,15 @@ from kedge_services.core.learnt_hours import LearntHours
 from kedge_services.core.references import Kind, learn_counts, learn_cuts
 from kedge_services.core.shelf import Shelf
 
-__all__ = ["COUNTED_PANES", "COUNTED_ROWS", "SAMPLED_ROWS", "Learner", "Learnt"]
+__all__ = ["COUNTED_PANES", "COUNTED_ROWS", "LEAST_PANES", "SAMPLED_ROWS", "Learner", "Learnt"]
 
 #: Rows after which the bins are made, and the least that must be counted on them.
 SAMPLED_ROWS = 2_000
 #: Rows that are counted, unless they take longer than so many panes.
 COUNTED_ROWS = 10_000
 COUNTED_PANES = 8
+#: However many rows a pane has: how much counts vary in time takes several panes to see.
+LEAST_PANES = 4
 
 
 @dataclass(slots=True)
@@ -140,7 +142,7 @@ class Learner:
         self.blocks.add(version, delta)
         panes = (end_ms - state.reference.effective_ms) // monitor.pane_ms
         is_slow = panes >= COUNTED_PANES and state.counted.rows >= SAMPLED_ROWS
-        is_enough = state.counted.rows >= COUNTED_ROWS or is_slow
+        is_enough = is_slow or (panes >= LEAST_PANES and state.counted.rows >= COUNTED_ROWS)
         zone = monitor.timezone
         if zone is not None:
             self.hours.add(version, state.reference, end_ms - monitor.pane_ms, delta, zone)
