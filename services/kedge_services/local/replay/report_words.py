@@ -109,11 +109,11 @@ def _drift(case: Case) -> Iterator[Sentence]:
     if summary.get("permuted") is not None:
         yield Sentence("note", f"Something alarmed: {counted}.{rest}")
     elif chance > _CHANCE:
-        yield Sentence("note", f"Something alarmed, and it may be noise: {counted}; so many come by "
-                       f"chance in up to {chance:.0%} of such streams.{rest}")  # fmt: skip
+        told = f"Something alarmed, and it may be noise: {counted}; so many come by chance in up"
+        yield Sentence("note", f"{told} to {chance:.0%} of such streams.{rest}")
     else:
-        yield Sentence("bad", f"Inputs or outputs changed: {counted}. This is a change, not noise."
-                       f"{rest}")  # fmt: skip
+        told = f"Inputs or outputs changed: {counted}. This is a change, not noise.{rest}"
+        yield Sentence("bad", told)
     share, least = _NEARLY_ALL
     if verdicts >= least and alarms >= share * verdicts and case.summary.get("permuted") is None:
         yield Sentence(
