@@ -43,7 +43,15 @@ from kedge_services.core.lifecycle import (
 from kedge_services.core.remarks import remark, remarks_text
 from kedge_services.core.watch import Head, Watch
 
-__all__ = ["NO_DATA_PANES", "QUIET_PANES", "drop", "fingerprint", "new_watch", "observe"]
+__all__ = [
+    "NO_DATA_PANES",
+    "QUIET_PANES",
+    "REOPEN_PANES",
+    "drop",
+    "fingerprint",
+    "new_watch",
+    "observe",
+]
 
 #: Panes without a detection after which an alert is over.
 QUIET_PANES = 8
