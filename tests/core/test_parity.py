@@ -144,6 +144,13 @@ def test_golden_thresholds_of_nannyml(rows: int, method: str, threshold: float) 
     assert nannyml_threshold(numbers(rows), method) == pytest.approx(threshold, rel=1e-8)
 
 
+def test_parts_of_a_named_size_give_another_threshold() -> None:
+    whole = nannyml_threshold(numbers(500), "jensenshannon")
+    assert nannyml_threshold(numbers(500), "jensenshannon", rows=50) == whole
+    assert nannyml_threshold(numbers(500), "jensenshannon", rows=500) == 0
+    assert nannyml_threshold(numbers(500), "jensenshannon", rows=100) < whole
+
+
 # What is chosen depends on the kind, the reference's rows and the distinct values.
 @pytest.mark.parametrize(
     ("old", "new", "method", "threshold", "drifts"),

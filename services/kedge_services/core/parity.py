@@ -10,7 +10,8 @@ Evidently 0.7         the method follows from the kind of the column, the number
                       of reference rows and of distinct values; fixed thresholds
 NannyML 0.13          the method is Jensen-Shannon unless named; the threshold is
                       the mean + 3 standard deviations over ten parts of the
-                      reference, held against the whole
+                      reference, held against the whole (KS and Wasserstein are
+                      exact here, and there below 10,000 reference rows)
 ====================  ==========================================================
 
 References
@@ -150,14 +151,21 @@ def statistic(reference: Column, current: Column, *, parity: Parity, method: str
     return _method(parity, kind, method)(old, new)
 
 
-def nannyml_threshold(reference: Column, method: str) -> float:
-    """Give NannyML's upper threshold: mean + 3 standard deviations over ten parts.
+def nannyml_threshold(reference: Column, method: str, *, rows: int | None = None) -> float:
+    """Give NannyML's upper threshold: mean + 3 standard deviations over parts of the reference.
 
     The parts are held against the whole reference they are part of, which makes
     the threshold lower than fresh data would.
+
+    Parameters
+    ----------
+    method
+        As for :func:`statistic`.
+    rows
+        Of a part (NannyML's ``chunk_size``); None: a tenth of the reference.
     """
     kind = _compared_as(reference, "nannyml")
-    return _nannyml_threshold(_present(reference, kind), kind, method)
+    return _nannyml_threshold(_present(reference, kind), kind, method, rows)
 
 
 def kind_of(values: Column, parity: Parity = "evidently") -> Kind:
@@ -209,8 +217,8 @@ def _drifted(parity: Parity, method: str, value: float, threshold: float) -> boo
     return value >= threshold if parity == "evidently" else value > threshold
 
 
-def _nannyml_threshold(old: Any, kind: Kind, method: str) -> float:
-    function, size = _method("nannyml", kind, method), max(1, len(old) // _PARTS)
+def _nannyml_threshold(old: Any, kind: Kind, method: str, rows: int | None = None) -> float:
+    function, size = _method("nannyml", kind, method), rows or max(1, len(old) // _PARTS)
     values = [function(old, old[at : at + size]) for at in range(0, len(old), size)]
     return float(np.mean(values) + 3 * np.std(values))
 

@@ -53,6 +53,7 @@ def frontier(limit: int | None = None) -> Frontier | None:
 def _segments(rows: data.Floats, labels: _Counts) -> _Counts:
     """Give seg(a, c), shape (blocks + 1, blocks + 1)."""
     from sklearn.ensemble import HistGradientBoostingClassifier
+    from threadpoolctl import threadpool_limits
 
     starts = np.arange(WARM_UP, len(rows), BLOCK)
     blocks = starts.size
@@ -66,7 +67,8 @@ def _segments(rows: data.Floats, labels: _Counts) -> _Counts:
                 max_iter=60, learning_rate=0.15, max_leaf_nodes=31, early_stopping=False,
                 random_state=0,
             )  # fmt: skip
-            with warnings.catch_warnings():
+            # More threads than cores wait for each other longer than they compute.
+            with warnings.catch_warnings(), threadpool_limits(1):
                 warnings.simplefilter("ignore")
                 model.fit(rows[first:start], labels[first:start])
                 right = model.predict(rows[start:]) == labels[start:]

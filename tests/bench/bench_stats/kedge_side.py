@@ -43,6 +43,7 @@ class Panes:
     """The windows of one version; a pane is counted, added and closed at once."""
 
     def __init__(self, monitor: Monitor, reference: Reference) -> None:
+        self.monitor = monitor
         look = Lookup(lambda *_: monitor, lambda _: reference, lambda *_: reference)
         self._core = Windows(look, idle_after_ms=1 << 40, revise_interval_ms=1 << 40)
         self._binner, self._reference = Binner(reference), reference

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -72,11 +73,12 @@ class Peer:
 
     def __init__(self, name: PeerName) -> None:
         command = ["nice", "-n", "15", str(python_of(name)), str(SCRIPTS / f"{name}_peer.py")]
+        self._told = tempfile.TemporaryFile()  # noqa: SIM115 -- closed in __exit__
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._told,
             text=True,
             env={**os.environ, **ENVIRONMENT},
         )
@@ -90,23 +92,34 @@ class Peer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        if self._process.wait(timeout=60) and kind is None:
-            raise PeerError(f"a peer ended with status {self._process.returncode}")
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        # A peer that failed has said so in answer to its job.
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._told.close()
 
     def ask(self, question: dict[str, Any]) -> dict[str, Any]:
         """Send a job, wait for its answer."""
         into, out = self._process.stdin, self._process.stdout
         if into is None or out is None:
             raise PeerError("the peer has no pipes")
-        into.write(json.dumps(question) + "\n")
-        into.flush()
-        line = out.readline()
+        try:
+            into.write(json.dumps(question) + "\n")
+            into.flush()
+            line = out.readline()
+        except BrokenPipeError:
+            line = ""
         if not line:
-            raise PeerError(f"no answer, status {self._process.wait(timeout=60)}")
+            self._process.wait(timeout=60)
+            self._told.seek(0)
+            told = self._told.read().decode(errors="replace").strip().splitlines()
+            raise PeerError((told or ["it ended without a word"])[-1][:200])
         answer: dict[str, Any] = json.loads(line)
         return answer
 
