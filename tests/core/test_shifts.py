@@ -83,9 +83,9 @@ def test_one_category_is_no_test() -> None:
 @given(COUNTS)
 def test_padding_changes_nothing(pairs: list[tuple[list[int], list[int]]]) -> None:
     before, now = (np.array([p[i] for p in pairs], dtype=np.int64) for i in (0, 1))
-    wider = [np.pad(counts, ((0, 0), (0, 5))) for counts in (before, now)]
+    wide, wider = (np.pad(counts, ((0, 0), (0, 5))) for counts in (before, now))
     one = np.ones(len(pairs))
-    assert categorical_shifts(*wider, one) == categorical_shifts(before, now, one)
-    assert numeric_shifts(*wider, one) == numeric_shifts(before, now, one)
-    for a, b in zip(distances(before, now), distances(*wider), strict=True):
+    assert categorical_shifts(wide, wider, one) == categorical_shifts(before, now, one)
+    assert numeric_shifts(wide, wider, one) == numeric_shifts(before, now, one)
+    for a, b in zip(distances(before, now), distances(wide, wider), strict=True):
         assert a == pytest.approx(b)

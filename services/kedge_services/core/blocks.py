@@ -88,7 +88,7 @@ class LiveBlocks:
 
     def get(self, owner: Key) -> list[DriftDelta]:
         """Give the blocks of an owner, in their order."""
-        found = []
+        found: list[DriftDelta] = []
         while (part := self.shelf.get((*owner, len(found)))) is not None:
             found.append(part)
         return found

@@ -126,15 +126,17 @@ class IntegrityJudge:
         counts = [window.features.get(name, nothing) for name in self._names]
         judged = np.array([valid.get(name, 0) for name in self._names], dtype=np.int64)
         bad = np.array([c.null + c.nan + c.inf + c.type_error for c in counts], dtype=np.int64)
-        whole = Counted([], [], 0)
+        measures: list[Measure] = []
+        suspects: list[Suspect] = []
         for column in self._columns:
             n = (judged if column.is_of_valid else judged + bad)[column.features]
             k = np.array([column.read(counts[i]) for i in column.features.tolist()])
-            found = self._test(column, k, n)
-            whole = Counted(*(mine + more for mine, more in zip(whole, found, strict=True)))
-        return whole
+            measured, suspected = self._test(column, k, n)
+            measures += measured
+            suspects += suspected
+        return Counted(measures, suspects, len(measures))
 
-    def _test(self, column: _Counter, k: _Ints, n: _Ints) -> Counted:
+    def _test(self, column: _Counter, k: _Ints, n: _Ints) -> tuple[list[Measure], list[Suspect]]:
         fit = np.flatnonzero(n)
         k, n, known, rows = k[fit], n[fit], column.known[fit], column.rows[fit]
         phi, names = column.phi[fit], [self._names[i] for i in column.features[fit].tolist()]
@@ -165,7 +167,7 @@ class IntegrityJudge:
         ]
         for i, suspect in suspects.items():
             measures[i] = measures[i].model_copy(update={"evidence": suspect.ln_p})
-        return Counted(measures, list(suspects.values()), len(measures))
+        return measures, list(suspects.values())
 
 
 def _columns(

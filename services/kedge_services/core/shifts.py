@@ -127,8 +127,8 @@ def categorical_shift(
         See :func:`categorical_shifts`.
     """
     # `categorical_shifts` has everything else first.
-    rows = [np.roll(counts, 1)[None, :] for counts in (reference, current)]
-    return categorical_shifts(*rows, np.array([dispersion]), unevenness)[0]
+    before, now = (np.roll(counts, 1)[None, :] for counts in (reference, current))
+    return categorical_shifts(before, now, np.array([dispersion]), unevenness)[0]
 
 
 def distances(reference: _Ints, current: _Ints) -> list[tuple[float, float]]:
