@@ -302,6 +302,8 @@ def _same_hour(monitor: Monitor) -> Iterator[Mistake]:
 def _sources(monitor: Monitor) -> Iterator[Mistake]:
     if monitor.reference.source == "file" and not monitor.reference.path:
         yield ("reference", "path"), 'needed, because the reference is from "file"'
+    if monitor.reference.path and monitor.reference.source not in {"file", "same-hour"}:
+        yield ("reference", "path"), 'only with from = "file" or "same-hour"'
     replay = monitor.replay
     if replay is None:
         return

@@ -157,6 +157,8 @@ TOML = 'model = "m"\ntask = "regression"\nfeatures.x = "numeric"\n[windows]\npan
         ),
         ("1h", 'from = "same-hour"\ntimezone = "../etc"', "8: reference.timezone: "),
         ("1h", 'from = "same-hour"\ntimezone = ""', "8: reference.timezone: "),
+        ("1h", 'from = "same-hour"\npath = "ref.csv"', None),
+        ("1h", 'path = "ref.csv"', '7: reference.path: only with from = "file" or "same-hour"'),
         ("1h", 'timezone = "Europe/Oslo"', '7: reference.timezone: only with from = "same-hour"'),
     ],
 )  # fmt: skip

@@ -159,7 +159,7 @@ def _tell(mistakes: Iterable[FileMistake]) -> None:
 def _warn(monitors: Collection[Monitor]) -> None:
     """Say what is not wrong, but may surprise: variables not set, files nobody reads."""
     for monitor in monitors:
-        if monitor.reference.source == "file":
+        if monitor.reference.path is not None:
             typer.echo(
                 f"note: {monitor.model}: services read no files; give a version its reference with "
                 f"kedge models register --model {monitor.model} --version VERSION "
