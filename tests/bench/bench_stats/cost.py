@@ -68,8 +68,8 @@ def run(scale: Scale) -> Result:
         notes=[
             (
                 "CPU time, median of rounds that take turns; the interval is their range. One by "
-                f"one: decoded predictions are folded one after the other and taken every {COMMIT}, "
-                "as between two commits of `panes`. Batched: 40 numeric columns at once. A pane "
+                f"one: decoded predictions are folded one after the other and taken every {COMMIT},"
+                " as between two commits of `panes`. Batched: 40 numeric columns at once. A pane "
                 "closes with 8 panes there; the tests are those of all four scales."
             ),
         ],
