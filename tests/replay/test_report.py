@@ -244,3 +244,14 @@ def test_a_control_is_judged_by_how_often_chance_alone_does_as_much(
     assert found.kind == kind
     assert told in found.text
     assert control_text({**summary, "permuted": None}, "1 per week") is None
+
+
+def test_a_control_tells_what_more_data_alone_is_worth() -> None:
+    loop = {"alerts": 1, "alerts_by_rule": {"error-rate": 1}, "promotions": 3,
+            "accuracy": 0.8469, "accuracy_static": 0.8294}  # fmt: skip
+    found = control_text({**control(0, 0.03), **loop}, "1 per week")
+    assert found is not None
+    assert found.text.endswith(
+        "the budget held. Alerts that fired: error-rate 1. 3 versions were promoted (accuracy "
+        "0.8469, of the first version 0.8294): what more data is worth here, without any drift."
+    )

@@ -168,9 +168,11 @@ class Plot:
         for known, run in groupby(dots, key=lambda dot: dot.value is not None):
             if known:
                 places = [f"{self.x(d.at_ms):.1f},{self.y(d.value or 0.0):.1f}" for d in run]
+                shape = kind
                 if len(places) == 1:
-                    places *= 2  # a line of one point is a dot by its round ends
-                self._parts.append(f"<polyline class='line {kind}' points='{' '.join(places)}'/>")
+                    # A line of one point is a dot by its round ends.
+                    places, shape = places * 2, f"{kind} single"
+                self._parts.append(f"<polyline class='line {shape}' points='{' '.join(places)}'/>")
         self.dots(dots, kind if marked else "point")
 
     def dots(self, dots: Iterable[Dot], kind: str) -> None:
@@ -255,6 +257,9 @@ class Plot:
             return f"{100 * value:.3g} %"
         if self._is_log:
             return f"{value:.0f}" if value < 1e4 else f"1e{round(math.log10(value))}"
+        for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+            if unit * 10 <= abs(value) < unit * 1e4:
+                return f"{value / unit:.6g}{letter}"
         return f"{value:.6g}"
 
 

@@ -1,13 +1,14 @@
 """The page for people: what was run, what it showed, when and why; one file without scripts.
 
-================= ========================================================
-``followed``      the windows of whoever served, read for people
-``report_case``   one replay to be reported
-``report_words``  what it showed, in sentences
-``report_plots``  the plots; ``plots`` and ``heat`` draw them as SVG
-``report_tables`` alerts, panes with alarms, requests, versions
-``report_style``  the frame: style, content security policy
-================= ========================================================
+==================== =====================================================
+``followed``         the windows of whoever served, read for people
+``report_case``      one replay to be reported
+``report_words``     what it showed, in sentences
+``report_plots``     the plots; ``plots`` and ``heat`` draw them as SVG
+``report_measures``  every further measure, a small plot each
+``report_tables``    alerts, panes with alarms, requests, versions
+``report_style``     the frame: style, content security policy
+==================== =====================================================
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from kedge_services.local.replay import report_plots as plots
 from kedge_services.local.replay import report_tables as tables
 from kedge_services.local.replay.plots import text, when
 from kedge_services.local.replay.report_case import Case, figure
+from kedge_services.local.replay.report_measures import measure_plots
 from kedge_services.local.replay.report_style import document
 from kedge_services.local.replay.report_words import control, sentences
 from kedge_services.local.replay.results import Results
@@ -46,7 +48,7 @@ def page(results: Results, monitor: Monitor, *, data: str, options: Mapping[str,
         "Drift": _drift(case),
         "Broken inputs": plots.integrity_plots(case),
         "Alerts": tables.alert_table(case),
-        "Other measures": plots.other_plots(case),
+        "Other measures": measure_plots(case),
         "Retrain requests": tables.request_table(case),
         "Model versions": tables.version_table(case),
         "Put aside": tables.letter_table(case),

@@ -7,24 +7,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
-from kedge_services.local.replay.followed import Followed, Point, Tested, name_of_test
+from kedge_services.local.replay.followed import Followed, Point, Tested
 from kedge_services.local.replay.heat import Cell, Row, heat_map
 from kedge_services.local.replay.plots import Bar, Box, Dot, Lane, Plot, lanes, text, when
 from kedge_services.local.replay.report_case import Case, figure, fired_alerts
 
 __all__ = [
+    "SMALL",
     "drift_plots",
     "error_rate_plots",
     "figure_of",
     "integrity_plots",
     "label_plot",
-    "other_plots",
+    "measured",
     "quality_plot",
+    "reach",
     "status_bars",
     "timeline",
 ]
 
-_SMALL = Box(470, 128, 48)
+#: A plot of which two stand side by side.
+SMALL = Box(470, 128, 48)
 #: Features with a plot of their own, features with a name in the map, and in the dense one.
 _PLOTTED, _NAMED, _DENSE = 8, 40, 1_000
 #: From this evidence on a cell is coloured, and how its shades go on (ln p).
@@ -35,9 +38,6 @@ _STATUSES = {
     "learning": "reference being learnt",
     "insufficient": "not enough rows",
 }
-#: Measures that have a plot of their own above, or say the same as one that has.
-_ELSEWHERE = ("psi", "jensen_shannon", "attribution", "binning_bound")
-_TWICE = {"error_rate", "accuracy", "mae", "estimated_accuracy", "drifted_features"}
 
 
 def figure_of(svg: str, caption: str, *, small: bool = False) -> str:
@@ -99,7 +99,7 @@ def quality_plot(case: Case) -> str:
     values += [d.value for dots in others.values() for d in dots if d.value is not None]
     values += [p.value for p in estimates if p.value is not None]
     share = not case.results.scores.is_error
-    low, high = _reach(values, share=share)
+    low, high = reach(values, share=share)
     plot = Plot(case.followed.span, low, high, label=case.quality_name, box=Box(height=240),
                 is_share=share)  # fmt: skip
     plot.marks([(v["changed_ms"], f"{v['version']} serves") for v in case.crowned], "promotion")
@@ -113,7 +113,7 @@ def quality_plot(case: Case) -> str:
         plot.line(dots, name)
     if any(p.value is not None for p in estimates):
         plot.band([(p.at_ms, p.low, p.high) for p in estimates], "estimate")
-        plot.line([_dot(p, f"estimated {case.quality_name}") for p in estimates], "estimate")
+        plot.line([measured(p, f"estimated {case.quality_name}") for p in estimates], "estimate")
         keys.append("<b class='key estimate'></b>estimated without labels, where that is valid")
     plot.line(
         [
@@ -159,7 +159,7 @@ def error_rate_plots(case: Case) -> str:
                     box=Box(height=150))  # fmt: skip
         plot.marks([(v["changed_ms"], f"{v['version']} serves") for v in case.crowned], "promotion")
         plot.limit([Dot(p.at_ms, p.threshold) for p in points], "alarm above")
-        plot.line([_dot(p, f"evidence of {name}") for p in points], "main")
+        plot.line([measured(p, f"evidence of {name}") for p in points], "main")
         plot.dots(alarms, "alarm")
         told = "evidence that errors are more than in the reference" if is_log else "detector"
         # One that never alarmed need not stand open, but for the error rate's own.
@@ -225,36 +225,7 @@ def integrity_plots(case: Case) -> str:
     return _map(case.followed, counters, "counters by pane")
 
 
-def other_plots(case: Case) -> str:
-    """Draw every further measure of the model or of a segment."""
-    followed = case.followed
-    drawn = []
-    for (name, segment, feature), kind in sorted(
-        followed.names().items(), key=lambda item: (item[0][1], item[0][0], item[0][2] or "")
-    ):
-        is_shown = name in _TWICE and not segment
-        is_test = name_of_test(name) is not None or name.endswith(_ELSEWHERE)
-        if (
-            kind == "labels"
-            or is_shown
-            or is_test
-            or (feature is not None and not _is_group(feature))
-        ):
-            continue
-        points = followed.series(name, segment=segment, kind=kind, feature=feature)
-        if any(p.value is not None for p in points):
-            of = ", ".join(filter(None, (segment, feature)))
-            shown = name.replace("_", " ") + (f" ({of})" if of else "")
-            drawn.append(_small(followed, points, shown))
-    return f"<div class='grid'>{''.join(drawn)}</div>" if drawn else ""
-
-
 # --------------------------------------------------------------------- pieces
-
-
-def _is_group(feature: str) -> bool:
-    """Say whether this is a segment, as fairness names it, and not a feature."""
-    return "=" in feature
 
 
 def _map(followed: Followed, tests: dict[str, list[Tested]], label: str) -> str:
@@ -322,7 +293,7 @@ def _feature(case: Case, name: str) -> str:
     dots = [Dot((t.start_ms + t.end_ms) / 2, t.value, _told(name, t)) for t in tests]
     limits = [Dot((t.start_ms + t.end_ms) / 2, t.threshold) for t in tests]
     known = [d.value for d in (*dots, *limits) if d.value is not None]
-    plot = Plot(case.followed.span, 0.0, max(known) * 1.08, label=f"drift of {name}", box=_SMALL)
+    plot = Plot(case.followed.span, 0.0, max(known) * 1.08, label=f"drift of {name}", box=SMALL)
     plot.marks([(v["changed_ms"], f"{v['version']} serves") for v in case.crowned], "promotion")
     plot.band([(t.start_ms + (t.end_ms - t.start_ms) / 2, t.low, t.value) for t in tests], "main")
     plot.limit(limits, "an alarm needs a lower bound above this, and evidence")
@@ -333,17 +304,8 @@ def _feature(case: Case, name: str) -> str:
                      "panes", small=True)  # fmt: skip
 
 
-def _small(followed: Followed, points: Sequence[Point], name: str) -> str:
-    values = [v for p in points for v in (p.value, p.low, p.high, p.threshold) if v is not None]
-    low, high = _reach(values, share=False)
-    plot = Plot(followed.span, low, high, label=name, box=_SMALL)
-    plot.band([(p.at_ms, p.low, p.high) for p in points], "main")
-    plot.limit([Dot(p.at_ms, p.threshold) for p in points], "threshold")
-    plot.line([_dot(p, name) for p in points], "main")
-    return figure_of(plot.svg(), f"<b>{text(name)}</b>", small=True)
-
-
-def _dot(point: Point, name: str) -> Dot:
+def measured(point: Point, name: str) -> Dot:
+    """Give a measure as a point to draw, with all it says."""
     said = f"{when(point.at_ms)}: {name} {figure(point.value)}{_between(point.low, point.high)}"
     return Dot(point.at_ms, point.value, f"{said}, n {point.n:,}")
 
@@ -352,7 +314,7 @@ def _between(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f" ({figure(low)} to {figure(high)})"
 
 
-def _reach(values: Iterable[float], *, share: bool) -> tuple[float, float]:
+def reach(values: Iterable[float], *, share: bool) -> tuple[float, float]:
     """Give the ends of an axis: a little air, and never more than a share can be."""
     known = list(values)
     low, high = min(known), max(known)

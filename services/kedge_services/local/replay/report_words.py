@@ -78,17 +78,36 @@ def control_text(summary: Mapping[str, Any], budget: str) -> Sentence | None:
         f"{summary['permuted']}), so nothing changes, and every alarm is a false one. "
     )
     told += verdict_of(summary, budget)
+    besides = _besides(summary)
     if not summary["verdicts"]:
-        return Sentence("note", f"{told}. No pane could be tested, so it shows nothing.")
+        return Sentence("note", f"{told}. No pane could be tested, so it shows nothing.{besides}")
     if not alarms:
-        return Sentence("good", f"{told}: the budget held.")
+        return Sentence("good", f"{told}: the budget held.{besides}")
     chance = min(1.0, summary["alarms_by_chance"] / alarms)
     if chance > _CHANCE:
-        return Sentence("note", f"{told}; as many come in up to {chance:.0%} of such controls: the "
-                        "budget is not refuted. Try other seeds.")  # fmt: skip
-    return Sentence("bad", f"{told}: the budget did NOT hold here (as many come in at most "
-                    f"{chance:.1%} of such controls). Shuffled rows are exchangeable, so this is "
-                    "worth a report.")  # fmt: skip
+        told += f"; as many come in up to {chance:.0%} of such controls: the budget is not refuted."
+        return Sentence("note", f"{told} Try other seeds.{besides}")
+    told += (
+        f": the budget did NOT hold here (as many come in at most {chance:.1%} of such controls). "
+        "Shuffled rows are exchangeable, so this is worth a report."
+    )
+    return Sentence("bad", f"{told}{besides}")
+
+
+def _besides(summary: Mapping[str, Any]) -> str:
+    """Say what else a control did: other alerts, and retraining that no drift can have caused."""
+    told = ""
+    if summary.get("alerts"):
+        rules = ", ".join(f"{rule} {n:,}" for rule, n in summary["alerts_by_rule"].items())
+        told += f" Alerts that fired: {rules}."
+    if summary.get("promotions"):
+        told += f" {summary['promotions']:,} versions were promoted"
+        for name in ("accuracy", "mae"):
+            given, static = summary.get(name), summary.get(f"{name}_static")
+            if given is not None and static is not None:
+                told += f" ({name} {figure(given)}, of the first version {figure(static)})"
+        told += ": what more data is worth here, without any drift."
+    return told
 
 
 def _drift(case: Case) -> Iterator[Sentence]:
