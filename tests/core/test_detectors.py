@@ -276,3 +276,71 @@ def test_ks_p_is_conservative_on_bins() -> None:
         bound = 2 * math.exp(-2 * d * d * 500 * 5_000 / 5_500)
         exact = stats.kstwo.sf(d, 500 * 5_000 // 5_500)
         assert bound >= exact
+
+
+# ------------------------------------------------- several features, several scales
+
+GRID = [(i + 0.5) / 500 for i in range(500)]
+TEN = [f"f{i}" for i in range(10)]
+HOURLY = Budget(per_pane=1 / 168, per_week=1.0)
+
+
+def moved(rows: int) -> list[float]:
+    """Give a uniform column of 500 rows of which so many went from the lower half to the upper."""
+    return [x + 0.5 if i < rows else x for i, x in enumerate(GRID)]
+
+
+def of_ten(columns: Columns) -> tuple[DriftJudge, DriftDelta]:
+    even = [x for _ in range(10) for x in GRID]
+    reference = build_reference(
+        model="m",
+        version="1",
+        columns=dict.fromkeys(TEN, even),
+        kinds=dict.fromkeys(TEN, "numeric"),
+    )
+    reference = reference.model_copy(update={"projection": None})
+    window = Binner(reference).count({**dict.fromkeys(TEN, GRID), **columns}, rows=500)
+    return DriftJudge(reference), window
+
+
+def test_what_almost_alarms_is_near_and_alarms_nothing() -> None:
+    # 53 of 500 rows: ln p = -9.5, the limit of one of ten features at four scales is -10.6.
+    judge, window = of_ten({"f0": moved(53)})
+    verdict = judge.judge(window, budget=HOURLY)
+    assert (verdict.detections, verdict.near) == ([], ["data-drift"])
+    for rows in (30, 40):
+        judge, window = of_ten({"f0": moved(rows)})
+        assert judge.judge(window, budget=HOURLY).near == []
+
+
+def test_an_alarm_names_those_that_many_together_make_clear() -> None:
+    # f0 alarms by itself; f1 and f2 would not, and f3 is not clear at all.
+    columns = {"f0": moved(100), "f1": moved(53), "f2": moved(53), "f3": moved(30)}
+    judge, window = of_ten(columns)
+    verdict = judge.judge(window, budget=HOURLY)
+    assert [d.feature for d in verdict.detections] == ["f0", "f1", "f2"]
+    assert "f1 moved with others" in verdict.detections[1].summary
+    [drifted] = [m for m in verdict.measures if m.name == "drifted_features"]
+    assert drifted.value == 3
+    # Without one that alarms nothing is named.
+    judge, window = of_ten({"f1": moved(53), "f2": moved(53)})
+    assert judge.judge(window, budget=HOURLY).detections == []
+
+
+def test_naming_asks_all_scales_that_end_with_the_pane() -> None:
+    judge, now = of_ten({"f0": moved(100), "f1": moved(53)})
+    _, before = of_ten({"f0": moved(100)})
+    both = DriftDelta()
+    both.add(now)
+    both.add(before)
+    alone = judge.decide({1: judge.test(now)}, budget=HOURLY)
+    assert [d.feature for d in alone[1].detections] == ["f0", "f1"]
+    # In the longer window f1 has moved by half as much: its e-values average to less.
+    together = judge.decide({1: judge.test(now), 2: judge.test(both)}, budget=HOURLY)
+    assert [d.feature for d in together[1].detections] == ["f0"]
+    assert [d.feature for d in together[2].detections] == ["f0"]
+
+
+def test_a_budget_of_nothing_alarms_never() -> None:
+    judge, window = of_ten({"f0": moved(200)})
+    assert judge.judge(window, budget=Budget(0.0, 0.0)).detections == []
