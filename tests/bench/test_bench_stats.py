@@ -112,6 +112,15 @@ def test_targets_say_by_how_much_they_are_missed() -> None:
     assert "not measured" in Target("a", "none", 2.0).judged(figures)
 
 
+def test_a_target_is_met_with_doubt_where_the_interval_reaches_beyond() -> None:
+    figures = [Figure("a", "b", 0.5, 0.2, 1.2), Figure("a", "c", 0.9, 0.7, 1.0)]
+    doubt = "met, but the interval reaches beyond"
+    assert doubt in Target("a", "b", 1.0).judged(figures)
+    assert "| met |" in Target("a", "b", 1.2).judged(figures)
+    assert doubt in Target("a", "c", 0.8, at_least=True).judged(figures)
+    assert "| met |" in Target("a", "c", 0.7, at_least=True).judged(figures)
+
+
 def test_a_page_says_what_was_not_run() -> None:
     text = page([Result("A", "title", [Figure("Kedge", "iid", 0.5, 0.1, 0.9, 40)])])
     assert "Not run yet: B, ERROR, CBPE, C, COST" in text

@@ -61,6 +61,10 @@ class Target:
         short = self.limit - value if self.at_least else value - self.limit
         by = "" if math.isinf(short) else f" by {short:,.3g}"
         verdict = "met" if short <= 0 else f"**missed{by}**"
+        end = found[0].low if self.at_least else found[0].high
+        beyond = 0.0 if end is None else (self.limit - end if self.at_least else end - self.limit)
+        if short <= 0 < beyond:
+            verdict += ", but the interval reaches beyond"
         return f"| {wanted} | {found[0].shown()} | {verdict} |"
 
 

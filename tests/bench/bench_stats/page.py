@@ -33,9 +33,11 @@ make bench-stats TABLES="A ERROR"   # some of them
 make bench-stats QUICK=1            # few seeds: a first look, no figures to quote
 ```
 
-Machine: {machine}. Kedge judges by the path live events take: reference, bins, panes, windows
-over the scales 1, 2, 4 and 8. Data: Elec2, California housing and ACS employment
-(`tests/data/README.md`; the larger files are looked for in `../shared/data`).
+Machine: {machine}.
+
+Kedge judges by the path live events take: reference, bins, panes, windows over the scales 1, 2, 4
+and 8. Data: Elec2, California housing and ACS employment (`tests/data/README.md`; the larger files
+are looked for in `../shared/data`).
 """
 
 _QUICK = """\
