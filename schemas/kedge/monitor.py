@@ -147,6 +147,13 @@ class Drift(Declaration):
     )
     multivariate: bool = True
 
+    @field_validator("false_alarms")
+    @classmethod
+    def _some(cls, text: str) -> str:
+        if not all(map(float, re.findall(r"[\d.]+", text))):
+            raise ValueError('expected more than none, like "1 per week" or "1 per 1000 windows"')
+        return text
+
 
 class Segment(Declaration):
     """A segment by which performance is followed; fairness compares its values.

@@ -244,3 +244,15 @@ def test_check_says_what_a_file_of_reference_rows_lacks(
     )
     assert main(["check", str(file)]) == 2
     assert "none.csv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("budget", ["0 per week", "0.0 per 10 windows", "1 per 0 windows"])
+def test_a_budget_of_nothing_is_a_mistake(
+    budget: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "m.toml"
+    file.write_text(TOML.format(model="m", pane="1s") + f'drift.false_alarms = "{budget}"\n')
+    assert main(["check", str(file)]) == 2
+    assert f'{file}:5: drift.false_alarms: expected more than none, like "1 per week"' in (
+        capsys.readouterr().err
+    )
