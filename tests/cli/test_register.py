@@ -102,7 +102,8 @@ def test_a_model_is_tried_measured_and_stored_before_it_is_offered(
     (candidate,) = offered(kafka_settings)
     assert (candidate.version, candidate.metrics["accuracy"]) == ("v1", 1.0)
     assert candidate.reference is not None
-    assert candidate.reference.loss == {"n": 200.0, "errors": 0.0}
+    assert candidate.reference.loss is not None
+    assert (candidate.reference.loss["n"], candidate.reference.loss["errors"]) == (200.0, 0.0)
     assert candidate.reference.score is not None
     scores = fitted.predict_proba(rows)[:, 1]
     assert candidate.reference.score.min == pytest.approx(scores.min(), abs=1e-6)
@@ -113,6 +114,33 @@ def test_a_model_is_tried_measured_and_stored_before_it_is_offered(
     assert (candidate.artefact.format, candidate.artefact.size) == ("onnx", len(data))
     (stored,) = Path(kafka_settings.artefacts).rglob("*.onnx")
     assert stored.read_bytes() == data
+
+
+def test_where_hours_are_told_apart_the_file_says_when(
+    run: Run, tmp_path: Path, kafka_settings: Settings
+) -> None:
+    hours = '[windows]\npane = "1h"\n[reference]\nfrom = "same-hour"\ntimezone = "Europe/Oslo"\n'
+    Path("loans.toml").write_text(MONITOR + hours)
+    assert main(["apply", "loans.toml"]) == 0
+    rows = np.random.default_rng(0).normal(size=(28 * 24 * 30, 3))
+    times = [1_767_571_200_000 + i * 120_000 for i in range(len(rows))]
+    write(tmp_path / "weeks.csv", rows, at=times)
+    write(tmp_path / "days.csv", rows[:2_000], at=times[:2_000])
+    for options, complaint in (
+        (("weeks.csv",), "so its rows need a column of times (--timestamp)"),
+        (("days.csv", "--timestamp", "at"), "2000 rows of 3 days are too few to compare"),
+        (("days.csv", "--timestamp", "when"), "row 1: no column 'when'; there are: a, b, c, at"),
+    ):
+        status, told = run("--reference", *options)
+        assert status == 2
+        assert complaint in told
+    assert offered(kafka_settings) == []
+    run("--reference", "weeks.csv", "--timestamp", "at")
+    (candidate,) = offered(kafka_settings)
+    assert candidate.reference is not None
+    assert candidate.reference.seasons is not None
+    assert candidate.reference.seasons.timezone == "Europe/Oslo"
+    assert candidate.reference.lineage["hours_of_week"]["weekdays or weekend"] == 120
 
 
 def test_the_order_of_a_models_features_can_be_told(
