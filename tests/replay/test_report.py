@@ -160,6 +160,30 @@ def test_an_estimate_is_shown_where_it_is_valid_and_else_why_not(tmp_path: Path)
     assert page.says("estimated without labels, where that is valid")
 
 
+def test_of_many_features_the_loudest_are_named_and_the_silent_counted(tmp_path: Path) -> None:
+    chance = random.Random(6)
+    names = [f"f{number:02}" for number in range(70)]
+    rows = []
+    for number in range(2_200):
+        values = {name: chance.gauss(0, 1) for name in names}
+        values["f42"] += 3 * (number > 1_600)
+        row = {"time": T0 + number * 60_000, "truth": "yes", **values}
+        rows.append(json.dumps({name: v if name in ("time", "truth") else round(v, 3)
+                                for name, v in row.items()}))  # fmt: skip
+    (tmp_path / "rows.ndjson").write_text("\n".join(rows))
+    declared = monitor("binary").declaration() | {
+        "features": dict.fromkeys(names, "numeric"), "segments": [],
+        "replay": {"timestamp": "time", "label": "truth", "warm_up": 1_000},
+    }  # fmt: skip
+    page = page_of(tmp_path / "out", tmp_path / "rows.ndjson", Monitor.model_validate(declared))
+    # The map names 40 rows: of those in which nothing stood out the rest is only counted.
+    (told,) = re.findall(r"In (\d+) more nothing stood out", page.text)
+    (thin,) = re.findall(r"The other (\d+), a thin row", page.text) or ["0"]
+    assert 40 + int(told) + int(thin) == len(names)
+    drift = page.text.index("id='drift'")
+    assert page.text.index(">f42<", drift) < page.text.index(">f", drift) + 1
+
+
 def test_two_runs_write_the_same_page(tmp_path: Path) -> None:
     data = write_rows(tmp_path / "rows.ndjson", "binary")
     one, two = (page_of(tmp_path / name, data, monitor("binary")) for name in ("one", "two"))

@@ -230,7 +230,8 @@ def integrity_plots(case: Case) -> str:
 
 def _map(followed: Followed, tests: dict[str, list[Tested]], label: str) -> str:
     rows = [_row(name, found) for name, found in tests.items()]
-    named, rest = rows[:_NAMED], rows[_NAMED:]
+    named, rest = rows[:_NAMED], [row for row in rows[_NAMED:] if row.cells]
+    silent = len(rows) - len(named) - len(rest)
     drawn = [
         figure_of(
             heat_map(followed.span, named, label=label),
@@ -241,6 +242,8 @@ def _map(followed: Followed, tests: dict[str, list[Tested]], label: str) -> str:
             "strongest; most alarms first.",
         )
     ]
+    if silent:
+        drawn.append(f"<p class='quiet'>In {silent:,} more nothing stood out in any pane.</p>")
     if rest:
         shown = rest[:_DENSE]
         more = f", the first {len(shown):,} of them" if len(rest) > len(shown) else ""
