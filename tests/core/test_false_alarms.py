@@ -80,12 +80,12 @@ def alarms(seed: int, ar: float, panes: int) -> int:
 
 
 def test_independent_rows_raise_no_alarm() -> None:
-    assert alarms(1, 0.0, 120) == 0
+    assert alarms(1, 0.0, 80) == 0
 
 
 def test_rows_that_follow_each_other_raise_few() -> None:
     # Without overdispersion nearly every pane alarms.
-    assert alarms(2, 0.7, 80) <= 1
+    assert alarms(2, 0.7, 60) <= 1
 
 
 @pytest.mark.parametrize(("sigmas", "median"), [(0.5, 1), (0.25, 2)])
