@@ -294,6 +294,39 @@ def test_the_time_of_the_change_makes_a_window_of_its_own() -> None:
     assert c.lineage.rows == 400
 
 
+@pytest.mark.parametrize("mistakes", [22, 60])
+def test_what_is_to_serve_at_once_has_to_be_surely_better(mistakes: int) -> None:
+    """The champion errs on rows of its own: a few more than the candidate, or many more."""
+    rows = stream(1_400)
+    parent = first(rows[:1_000])
+    held = rows[-200:]
+    wrong = {row.prediction_id for row in held[:: len(held) // mistakes][:mistakes]}
+    other = {"yes": "no", "no": "yes"}
+    rows[-200:] = [
+        row.model_copy(
+            update={
+                "outputs": {
+                    "k1": Output(
+                        label=other[str(row.label)] if row.prediction_id in wrong else row.label
+                    )
+                }
+            }
+        )
+        for row in held
+    ]
+    asked = request("batch", "k1")
+    in_shadow = again(rows, parent, asked)
+    assert in_shadow.data is not None
+    better = in_shadow.candidate.metrics["accuracy"] - (1 - mistakes / 200)
+    assert better > 0.02
+    watched = monitor()
+    fast = watched.model_copy(update={"retrain": Retrain(promotion="fast")})
+    at_once = again(rows, parent, asked, monitor=fast)
+    assert (at_once.data is not None) is (mistakes == 60)
+    if mistakes == 22:
+        assert "surely better than k1" in (at_once.candidate.failure or "")
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_on_a_stationary_stream_nothing_is_nominated(seed: int) -> None:
     rows = stream(4_000, seed=seed)

@@ -97,7 +97,13 @@ def train(
         allow=allow,
     )
     created_ms = request.event_time_ms if created_ms is None else created_ms
-    run = _Run(contest, created_ms, dict(ranges or {}), timezone=monitor.timezone)
+    run = _Run(
+        contest,
+        created_ms,
+        dict(ranges or {}),
+        is_last_gate=retrain.promotion == "fast",
+        timezone=monitor.timezone,
+    )
     try:
         return run.result()
     except _NoCandidate as reason:
