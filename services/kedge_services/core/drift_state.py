@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from kedge_services.core.deltas import DriftDelta
 from kedge_services.core.folding import Series
 
-__all__ = ["DriftKey", "DriftModel", "DriftPane"]
+__all__ = ["DriftModel", "DriftPane"]
 
 
 @dataclass(slots=True)
@@ -66,18 +66,3 @@ class DriftModel:
         """Read what :meth:`encode` gave."""
         active = [Series(*series) for series in data["active"]]
         return cls(data["closed_ms"], data["quiet"], active, data["dropped"])
-
-
-class DriftKey(NamedTuple):
-    """Which pane of which series."""
-
-    model: str
-    version: str
-    segment: str
-    reference_id: str
-    start_ms: int
-
-    @property
-    def series(self) -> Series:
-        """The series it belongs to."""
-        return Series(*self[:4])

@@ -14,8 +14,8 @@ from kedge_services.core import describing
 from kedge_services.core.budget import Budget
 from kedge_services.core.deltas import DriftDelta, LearningDelta
 from kedge_services.core.detectors import DriftJudge, Trial
-from kedge_services.core.drift_state import DriftKey, DriftModel, DriftPane
-from kedge_services.core.folding import Series
+from kedge_services.core.drift_state import DriftModel, DriftPane
+from kedge_services.core.folding import PaneKey, Series
 from kedge_services.core.learning import Learner
 from kedge_services.core.lookup import Lookup
 from kedge_services.core.publishing import Content, Publisher, WindowKey
@@ -57,21 +57,21 @@ class DriftWindows:
         self.panes: Shelf[DriftPane] = Shelf("drift-pane", DriftPane.encode, DriftPane.decode)
         self.models: Shelf[DriftModel] = Shelf("drift-model", DriftModel.encode, DriftModel.decode)
         self.starts: Shelf[int] = Shelf("drift-series", int, int)
-        self._keys: dict[str, set[DriftKey]] = {}
+        self._keys: dict[str, set[PaneKey]] = {}
         self._judges: dict[str, tuple[Reference, DriftJudge]] = {}
         self._seasons = SeasonalReferences()
 
     def start(self) -> None:
         """Find the panes of every model again after the state was restored."""
         for plain in self.panes:
-            key = DriftKey(*plain)  # type: ignore[arg-type]
+            key = PaneKey(*plain)  # type: ignore[arg-type]
             self._keys.setdefault(key.model, set()).add(key)
 
     # ------------------------------------------------------------------ counts
 
     def add(self, pane: Pane, delta: DriftDelta | LearningDelta, now_ms: int) -> None:
         """Take a delta; one for a closed pane revises the windows it is in."""
-        key = DriftKey(pane.model, pane.version, pane.segment, pane.reference_id, pane.start_ms)
+        key = PaneKey(pane.model, pane.version, pane.segment, pane.reference_id, pane.start_ms)
         model = self.models.get((pane.model,))
         if model is None:
             self.models[pane.model,] = model = DriftModel()
@@ -98,7 +98,7 @@ class DriftWindows:
         if is_late:
             self._outdate(key, pane.end_ms, now_ms)
 
-    def _outdate(self, key: DriftKey, end_ms: int, now_ms: int) -> None:
+    def _outdate(self, key: PaneKey, end_ms: int, now_ms: int) -> None:
         length, series = end_ms - key.start_ms, key.series
         own = WindowKey.of("drift", series, 1, key.start_ms)
         if self._publisher.get(own) is None:
@@ -141,7 +141,7 @@ class DriftWindows:
             self._close_full(model, state, keys, end_ms, watermark_ms, now_ms)
 
     def _empty_pane(
-        self, model: str, state: DriftModel, open_panes: list[tuple[int, DriftKey]]
+        self, model: str, state: DriftModel, open_panes: list[tuple[int, PaneKey]]
     ) -> tuple[int, int] | None:
         """Give the empty pane that comes next, if one does and is still worth a window."""
         monitor = self._look.monitor(model, state.closed_ms)
@@ -166,7 +166,7 @@ class DriftWindows:
         self,
         model: str,
         state: DriftModel,
-        keys: list[DriftKey],
+        keys: list[PaneKey],
         end_ms: int,
         watermark_ms: int,
         now_ms: int,

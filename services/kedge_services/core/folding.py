@@ -33,7 +33,7 @@ from kedge_services.core.intake import answer, score_of
 from kedge_services.core.plans import Plan
 from kedge_services.core.sketches import FIXED_POINT, LabelledScores, score_bins
 
-__all__ = ["Fold", "PaneDelta", "Series", "id_hash", "loss_steps"]
+__all__ = ["Fold", "PaneDelta", "PaneKey", "Series", "id_hash", "loss_steps"]
 
 #: Errors are clipped here: their squares and sums stay finite.
 _MAX_ERROR = 1e100
@@ -51,6 +51,21 @@ class Series(NamedTuple):
     version: str
     segment: str
     reference_id: str
+
+
+class PaneKey(NamedTuple):
+    """Which pane of which series."""
+
+    model: str
+    version: str
+    segment: str
+    reference_id: str
+    start_ms: int
+
+    @property
+    def series(self) -> Series:
+        """The series it belongs to."""
+        return Series(*self[:4])
 
 
 class PaneDelta(NamedTuple):

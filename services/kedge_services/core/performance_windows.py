@@ -24,7 +24,7 @@ from kedge_services.core.budget import SCALES, Budget
 from kedge_services.core.deltas import PerformanceDelta
 from kedge_services.core.detectors import is_near
 from kedge_services.core.drift_windows import KEPT_PANES
-from kedge_services.core.folding import Series
+from kedge_services.core.folding import PaneKey, Series
 from kedge_services.core.lookup import Lookup
 from kedge_services.core.loss_parts import change_measures, has_risen
 from kedge_services.core.overdispersion import LABEL, overdispersion, unevenness
@@ -35,7 +35,7 @@ from kedge_services.core.performance import (
     selection_measures,
 )
 from kedge_services.core.publishing import Content, Publisher, WindowKey
-from kedge_services.core.segment_windows import PaneKey, Segments
+from kedge_services.core.segment_windows import Segments
 from kedge_services.core.shelf import Shelf
 
 __all__ = ["PerformanceWindows"]

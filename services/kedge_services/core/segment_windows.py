@@ -12,25 +12,10 @@ from kedge_services.core import fairness
 from kedge_services.core.budget import Budget
 from kedge_services.core.deltas import PerformanceDelta
 from kedge_services.core.fairness import Group
-from kedge_services.core.folding import Series
+from kedge_services.core.folding import PaneKey, Series
 from kedge_services.core.publishing import Content, WindowKey
 
-__all__ = ["PaneKey", "Segments"]
-
-
-class PaneKey(NamedTuple):
-    """A pane of a series."""
-
-    model: str
-    version: str
-    segment: str
-    reference_id: str
-    start_ms: int
-
-    @property
-    def series(self) -> Series:
-        """The series it belongs to."""
-        return Series(*self[:4])
+__all__ = ["Segments"]
 
 
 class _Together(NamedTuple):
