@@ -74,6 +74,7 @@ def run(scale: Scale) -> Result:
                 "label delay as in the row; shuffled: `--permute SEED`, the stationary control. "
                 "Accuracy of one stream, with Wilson's interval as if its rows were independent."
             ),
+            *([f"**The first {limit:,} rows only**: the targets are for all."] if limit else []),
             *_told_of(best),
             (
                 "kappa_t compares with repeating the last label that had arrived, which has an "

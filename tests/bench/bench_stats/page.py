@@ -41,8 +41,8 @@ are looked for in `../shared/data`).
 """
 
 _QUICK = """\
-> **Quick run.** These figures come from few seeds (`QUICK=1`): their intervals are wide, and
-> "met" or "missed" says little.
+> **Quick run.** These figures come from few seeds and short streams (`QUICK=1`), on a machine that
+> may have been busy: their intervals are wide, and "met" or "missed" says little.
 """
 
 
