@@ -44,6 +44,7 @@ class Driver:
     make_store: Callable[[int], JoinStore] = lambda _: MemoryStore()
     clock_ms: int = 0
     at_end: bool = True
+    writes_examples: bool = True
     logs: dict[tuple[str, int], list[Input]] = field(default_factory=dict)
     outputs: list[Produce] = field(default_factory=list)
     changelogs: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
@@ -100,6 +101,7 @@ class Driver:
             references=self.references,
             store=self.stores[partition],
             times=TimeSettings(),
+            examples=self.writes_examples,
         )
         kept = self.changelogs.get(partition, {})
         n = len(kept)

@@ -264,6 +264,18 @@ def result(panes: Driver, scenario: Scenario) -> tuple[Any, ...]:
 # -------------------------------------------------------------------------- laws
 
 
+@settings(deadline=None, max_examples=20)
+@given(scenario=scenarios())
+def test_without_examples_everything_else_is_the_same(
+    driver: type[Driver], scenario: Scenario
+) -> None:
+    one = run_anyhow(loaded(driver, scenario), scenario.seed, crashes=True)
+    other = run_anyhow(loaded(driver, scenario, writes_examples=False), scenario.seed, crashes=True)
+    assert not other.examples()
+    assert flat(other) == flat(one)
+    assert other.fates("predictions") == one.fates("predictions")
+
+
 @settings(deadline=None, max_examples=60)
 @given(scenario=scenarios())
 def test_sums_examples_and_fates_are_those_of_the_oracle(

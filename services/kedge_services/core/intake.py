@@ -120,8 +120,13 @@ def score_of(plan: Plan, output: OutputRow | None) -> float | None:
     return score if score is not None and math.isfinite(score) else None
 
 
-def hold(plan: Plan, row: PredictionRow, *, offset: int, reference_id: str) -> Held:
-    """Give what the join keeps of a prediction; of a model without labels only the id."""
+def hold(
+    plan: Plan, row: PredictionRow, *, offset: int, reference_id: str, for_examples: bool = True
+) -> Held:
+    """Give what the join keeps of a prediction; of a model without labels only the id.
+
+    Features and output are kept only ``for_examples``.
+    """
     if not plan.labelled:
         return Held(
             plan.model, row.version, row.role == "champion", row.event_time_ms, offset,
@@ -139,8 +144,8 @@ def hold(plan: Plan, row: PredictionRow, *, offset: int, reference_id: str) -> H
         plan.cell_ms,
         reference_id,
         answer(plan, row.output),
-        NOTHING if row.output is None else Raw(_encode(row.output)),
-        Raw(_encode(row.features)),
+        NOTHING if row.output is None or not for_examples else Raw(_encode(row.output)),
+        Raw(_encode(row.features)) if for_examples else NOTHING,
         {name: row.segments[name] for name in plan.segments if name in row.segments}
         if plan.segments
         else {},

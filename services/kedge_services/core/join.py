@@ -88,6 +88,8 @@ class Join:
         Judge what a late record may still meet.
     examples
         By prediction id and model, those that changed since the last commit.
+    notes_examples
+        Whether examples are wanted at all.
     rebuilding
         While records are read again nothing is folded, and outcomes without
         prediction are kept beside the entries: their prediction may follow.
@@ -99,6 +101,7 @@ class Join:
     watermarks: Watermarks
     examples: dict[tuple[str, str], ExampleDraft] = field(default_factory=dict)
     rebuilding: bool = False
+    notes_examples: bool = True
 
     def predict(self, name: str, held: Held) -> list[tuple[WaitingOutcome, LabelFate]] | None:
         """Take a prediction; give the outcomes that had waited for it.
@@ -277,6 +280,8 @@ class Join:
     def _note(
         self, name: str, model: str, mine: Sequence[Held], current: Labelled, changes: int
     ) -> None:
+        if not self.notes_examples:
+            return
         if len(mine) == 1:
             base = mine[0]
             champion, features = (base if base.champion else None), base.features

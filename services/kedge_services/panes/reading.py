@@ -140,7 +140,13 @@ class Reader:
         watermark = time.max_ms - plan.grace_ms
         start_ms = time_ms - time_ms % plan.performance_pane_ms
         reference_id = self.lookup.reference_id(model, row.version, start_ms)
-        held = hold(plan, row, offset=batch.offsets[i], reference_id=reference_id)
+        held = hold(
+            plan,
+            row,
+            offset=batch.offsets[i],
+            reference_id=reference_id,
+            for_examples=self.join.notes_examples,
+        )
         met = self.join.predict(row.prediction_id, held)
         time.advance(time_ms, clocks.clock_ms)
         if self.join.rebuilding:

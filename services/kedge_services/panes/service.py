@@ -39,6 +39,7 @@ def make(settings: Settings, stores: Callable[[int], JoinStore] | None = None) -
             references=references,
             store=store_of(context.partition),
             times=settings.time,
+            examples=settings.panes.examples,
         )
 
     return Service(

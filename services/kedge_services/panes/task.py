@@ -57,6 +57,8 @@ class PanesTask:
         The partition's join store.
     times
         Skew and idleness.
+    examples
+        Whether they are written.
     """
 
     def __init__(
@@ -67,9 +69,11 @@ class PanesTask:
         references: ReferenceSource,
         store: JoinStore,
         times: TimeSettings,
+        examples: bool = True,
     ) -> None:
         self._context = context
         self._times = times
+        self._writes_examples = examples
         self._state = State()
         self._waiting = Waiting()
         self._lookup = Lookup(monitors, references, context.refresh, context.clock)
@@ -200,7 +204,13 @@ class PanesTask:
         clocks = self._state.clocks
         self._watermarks = TaskWatermarks(clocks["predictions"], clocks["outcomes"], self._lookup)
         self._fold = Fold(self._lookup.references.get)
-        self._join = Join(self._book, self._fold, self._waiting, self._watermarks)
+        self._join = Join(
+            self._book,
+            self._fold,
+            self._waiting,
+            self._watermarks,
+            notes_examples=self._writes_examples,
+        )
         self._reader = Reader(
             partition=self._context.partition,
             partitions=self._context.partitions("predictions"),

@@ -106,6 +106,16 @@ class TrainerSettings(_Section):
     )
 
 
+class PanesSettings(_Section):
+    """What panes writes beside deltas."""
+
+    examples: bool = Field(
+        default=True,
+        description="Write every prediction with its label to `examples`. Without them nothing "
+        "can be trained, and the join keeps no features and answers.",
+    )
+
+
 class TimeSettings(_Section):
     """Event time, where a monitor does not say otherwise."""
 
@@ -137,6 +147,7 @@ class Settings(BaseSettings):
 
     kafka: KafkaSettings = Field(default=KafkaSettings(), description="Where Kafka is.")
     loop: LoopSettings = Field(default=LoopSettings(), description="The transactional loop.")
+    panes: PanesSettings = Field(default=PanesSettings(), description="The join.")
     serving: ServingSettings = Field(
         default=ServingSettings(), description="The HTTP side of serving."
     )

@@ -12,6 +12,7 @@ answered by, so releasing them together is the same as one by one.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,8 +23,6 @@ from kedge.monitor import Monitor
 from kedge_services.core.schedule import next_slot
 from kedge_services.local.replay.cluster import Cluster
 from kedge_services.local.replay.stream import (
-    Label,
-    Row,
     Stream,
     outcome_value,
     prediction_value,
@@ -113,7 +112,7 @@ def simulate(
             "lower [replay] warm_up"
         )
     cluster = Cluster(
-        _settings(settings, partitions),
+        _settings(settings, partitions, examples=closed_loop),
         monitor,
         start_ms=live.rows[0].arrival_ms - 1,
         closed_loop=closed_loop,
@@ -137,7 +136,7 @@ def simulate(
     return Run(cluster, warm_up, live, span, first)
 
 
-def _settings(settings: Settings, partitions: int) -> Settings:
+def _settings(settings: Settings, partitions: int, *, examples: bool) -> Settings:
     # In one poll a service takes all there is: nothing is decided in between.
     loop = settings.loop.model_copy(
         update={"poll_records": 1 << 40, "commit_records": 1 << 40, "commit_interval_ms": _NEVER_MS}
@@ -147,6 +146,8 @@ def _settings(settings: Settings, partitions: int) -> Settings:
         update={
             "loop": loop,
             "time": time,
+            # An open loop has no trainer that would read them.
+            "panes": settings.panes.model_copy(update={"examples": examples}),
             "request_partitions": partitions,
             "model_partitions": partitions,
             "ordinal": 0,
@@ -162,45 +163,38 @@ def _release(
     # as any service can decide; an open one only where windows end.
     grid_ms = monitor.cell_ms if closed_loop else monitor.pane_ms
     value = request_value if closed_loop else prediction_value
-    rows: list[Row] = []
-    labels: list[Label] = []
-    done = 0
-
-    def drain() -> None:
+    row_times = [row.arrival_ms for row in live.rows]
+    label_times = [label.arrival_ms for label in live.labels]
+    rows, labels, boundary_ms = 0, 0, cluster.clock()
+    while True:
         cluster.clock.now_ms = boundary_ms
+        first, rows = rows, bisect_left(row_times, boundary_ms, rows)
+        arrived = live.rows[first:rows]
         cluster.send_by_request(
             "requests" if closed_loop else "predictions",
-            [row.prediction_id for row in rows],
-            [value(row, monitor.model) for row in rows],
-            [row.arrival_ms for row in rows],
+            [row.prediction_id for row in arrived],
+            [value(row, monitor.model) for row in arrived],
+            row_times[first:rows],
         )
         if not closed_loop:
             # Labels need not wait for their predictions in the join then.
             cluster.step("panes")
+        first, labels = labels, bisect_left(label_times, boundary_ms, labels)
+        known = live.labels[first:labels]
         cluster.send_by_request(
             "outcomes",
-            [label.prediction_id for label in labels],
-            [outcome_value(label, monitor.model) for label in labels],
-            [label.arrival_ms for label in labels],
+            [label.prediction_id for label in known],
+            [outcome_value(label, monitor.model) for label in known],
+            label_times[first:labels],
         )
-        rows.clear()
-        labels.clear()
         cluster.run()
         if not closed_loop:
             cluster.forget()
-        tell(done)
-
-    boundary_ms = cluster.clock()
-    for what in live.arrivals():
-        while what.arrival_ms >= boundary_ms:
-            drain()
-            boundary_ms = _boundary(cluster, grid_ms, boundary_ms, what.arrival_ms)
-        if isinstance(what, Row):
-            rows.append(what)
-            done += 1
-        else:
-            labels.append(what)
-    drain()
+        tell(rows)
+        following = [*row_times[rows : rows + 1], *label_times[labels : labels + 1]]
+        if not following:
+            return
+        boundary_ms = _boundary(cluster, grid_ms, boundary_ms, min(following))
 
 
 def _finish(cluster: Cluster, span: Span) -> None:
