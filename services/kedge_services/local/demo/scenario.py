@@ -14,7 +14,8 @@ IEEE Transactions on Knowledge and Data Engineering 5(6), 1993.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from river.datasets.synth import Agrawal
@@ -48,6 +49,7 @@ class Row(NamedTuple):
 
     features: dict[str, Scalar | None]
     label: Scalar
+    segments: Mapping[str, Scalar] = MappingProxyType({})
 
 
 class LoanApplications:

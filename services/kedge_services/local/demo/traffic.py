@@ -61,9 +61,8 @@ def arrivals_from_file(
             continue
         first = row.time_ms if first is None else first
         event_ms = start_ms + round((row.time_ms - first) / speed_up)
-        yield Arrival(
-            f"row-{number}", Row(row.features, row.label), event_ms, event_ms, delay_s=1 / rate
-        )
+        sent = Row(row.features, row.label, row.segments)
+        yield Arrival(f"row-{number}", sent, event_ms, event_ms, delay_s=1 / rate)
 
 
 class Sender(threading.Thread):
@@ -114,6 +113,7 @@ class Sender(threading.Thread):
                         rows=[arrival.row.features],
                         request_id=arrival.identity,
                         event_time_ms=arrival.event_ms,
+                        segments=arrival.row.segments,
                     )
                 )
                 self.requests_sent += 1
