@@ -67,7 +67,7 @@ def budget_lines(monitor: Monitor) -> Iterator[tuple[str, str]]:
     yield (
         "tests",
         (
-            f"{facts['panes_per_week']:,.0f} panes a week, each at {facts['scales']} scales: "
+            f"{_count(facts['panes_per_week'])} panes a week, each at {facts['scales']} scales: "
             f"{facts['distributions']} distributions (features, {', '.join(outputs)}) "
             f"at p < {facts['p_drift']:.1e}, {facts['counters']} counters "
             f"at p < {facts['p_integrity']:.1e}"
@@ -102,3 +102,8 @@ def advice(monitor: Monitor, found: Mapping[str, float]) -> str | None:
         f"{monitor.model}: rows follow each other so closely that tests count only one in so many "
         f'({named}{more}); a reference from = "same-hour" may see drift earlier'
     )
+
+
+def _count(number: float) -> str:
+    """Write a whole number as one, and what is below ten with its first decimals."""
+    return f"{number:,.0f}" if number >= 10 or number == int(number) else f"{number:.2g}"
