@@ -141,6 +141,12 @@ def _replay(path: Path, loop: Loop, limit: int) -> Outcome:
             return Outcome(error=f"FAILED: {told[-1][:200]}")
         summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
         by_drift = _promoted_by_drift(out)
+    # It takes minutes: whoever waits sees how far it has come.
+    sys.stderr.write(
+        f"{loop.name}: accuracy {summary['accuracy']:.4f}, static {summary['accuracy_static']:.4f},"
+        f" {summary['promotions']} promotions, {summary['rollbacks']} rollbacks,"
+        f" {summary['trainings']} trainings\n"
+    )
     return Outcome(summary, by_drift, usage.ru_utime + usage.ru_stime)
 
 
@@ -177,7 +183,11 @@ def _figures(loop: Loop, outcome: Outcome, best: Frontier | None) -> Iterator[Fi
     promotions = int(summary["promotions"])
     if best is not None and "shuffled" not in loop.name:
         hindsight = best.accuracy(promotions)
-        yield Figure(loop.name, ETA, (accuracy - static) / (hindsight - static), digits=2)
+        if promotions:
+            eta = (accuracy - static) / (hindsight - static)
+            yield Figure(loop.name, ETA, eta, digits=2)
+        else:
+            yield Figure(loop.name, ETA, note="no promotion")
         yield Figure(loop.name, "hindsight at its K", hindsight, digits=3)
     yield Figure(loop.name, PROMOTIONS, promotions, digits=0)
     yield Figure(loop.name, BY_DRIFT, outcome.by_drift, digits=0)
