@@ -115,6 +115,10 @@ def test_the_table_is_for_people(
         ),
         (["rows.csv", "rows.csv", "--monitor", "long/m.toml"], "one file at a time"),
         (["--compare", "short/m.toml", "long/m.toml"], "name a file to replay"),
+        (
+            ["rows.csv", "--monitor", "long/m.toml", "--label-delay", "1h"],
+            "labels that come 1h after their prediction meet none",
+        ),
     ],
 )
 def test_wrong_usage_is_named(

@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 from kedge.errors import UsageError
-from kedge.monitor import Monitor, parse_duration
+from kedge.monitor import Monitor, format_duration, parse_duration
 from kedge.monitor_file import load_monitor
 from kedge_services.cli.options import BootstrapServers, Config, Json, settings_from
 
@@ -146,6 +146,12 @@ def replay(  # noqa: PLR0913 -- a command has as many arguments as options
     except ValueError as error:
         raise UsageError(str(error)) from error
     declared = [_beside(path) for path in monitors]
+    for path, known in zip(monitors, declared, strict=True):
+        if known.labelled and delay >= known.label_horizon:
+            raise UsageError(
+                f"{path}: labels that come {label_delay} after their prediction meet none, as "
+                f"label_horizon is {format_duration(known.label_horizon)}; raise it above the delay"
+            )
     settings = settings_from(config, bootstrap_servers, need_kafka=from_topics)
     options = Options(closed_loop, delay, limit, partitions, permute)
     _log_errors_only()

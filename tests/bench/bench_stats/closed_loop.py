@@ -24,6 +24,8 @@ MONITOR = data.ROOT / "docs" / "examples" / "electricity.toml"
 DRIFT_ONLY = "shuffled, fast, retrained on drift alerts only"
 SHUFFLED = "shuffled, {promotion}, seed {seed}"
 ACCURACY, ETA, GAIN = "accuracy", "eta at its K", "gain over static, points"
+#: By the delay of the labels.
+_HORIZONS = {"0s": "1d", "1d": "2d", "1w": "10d"}
 PROMOTIONS, BY_DRIFT = "promotions", "promotions asked for by drift"
 
 
@@ -86,16 +88,17 @@ def run(scale: Scale) -> Result:
 
 
 def _loops(scale: Scale) -> Iterator[Loop]:
-    delays = ("0s", "1d", "1w")[: scale.of(3, 1, 1)]
+    delays = list(_HORIZONS)[: scale.of(3, 1, 1)]
     promotions = ("fast", "shadow")[: scale.of(2, 2, 1)]
     for promotion in promotions:
         change = (('promotion = "fast"', f'promotion = "{promotion}"'),)
         for delay in delays:
             told = "no delay" if delay == "0s" else f"labels after {delay}"
-            horizon = (('label_horizon = "1d"', 'label_horizon = "10d"'),)
+            # A label counts as long as it comes before the horizon.
+            horizon = (('label_horizon = "1d"', f'label_horizon = "{_HORIZONS[delay]}"'),)
             yield Loop(
                 f"{promotion}, {told}",
-                change + (horizon if delay == "1w" else ()),
+                change + horizon,
                 ("--label-delay", delay),
             )
     for seed in range(1, 1 + scale.of(2, 1, 0)):
