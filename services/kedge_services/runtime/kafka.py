@@ -35,6 +35,8 @@ _log = structlog.get_logger(__name__)
 _PATIENCE_S = 15.0
 #: How often it is said that no broker answers.
 _SAY_AGAIN_S = 10.0
+#: How long Kafka, which is there, may take to end the former transaction of a slot.
+_ENDING_S = 30.0
 
 _FENCED = {
     KafkaError._FENCED,  # noqa: SLF001 -- its public name begins like that
@@ -339,7 +341,7 @@ class KafkaProducer:
 
     def _make(self) -> Producer:
         producer = Producer(self._properties)
-        deadline = time.monotonic() + self._patience_s
+        began = time.monotonic()
         while True:
             try:
                 # Connected first, as otherwise the first attempt fails and sleeps 0.5 s.
@@ -347,7 +349,9 @@ class KafkaProducer:
                 producer.init_transactions(self._patience_s)
             except KafkaException as error:
                 cause = error.args[0]
-                if cause.retriable() and time.monotonic() < deadline:
+                is_ending = cause.code() == KafkaError.CONCURRENT_TRANSACTIONS
+                patience_s = max(self._patience_s, _ENDING_S) if is_ending else self._patience_s
+                if (cause.retriable() or is_ending) and time.monotonic() < began + patience_s:
                     continue
                 if cause.code() in _FENCED:
                     self._fail(error)
