@@ -10,9 +10,10 @@ import pytest
 from kedge import Measure, Monitor, Pane, Window
 from kedge.base import WindowKind
 from kedge.panes import PaneSource
+from kedge_services.core.attribution import change_text
 from kedge_services.core.deltas import PerformanceDelta
 from kedge_services.core.lookup import Lookup
-from kedge_services.core.loss_parts import change_measures, change_text, has_risen
+from kedge_services.core.loss_parts import change_measures, has_risen
 from kedge_services.core.performance_windows import PerformanceWindows
 from kedge_services.core.publishing import Publisher
 from kedge_services.core.remarks import REMARK_PANES, remark, remarks_text
@@ -92,12 +93,21 @@ def test_rows_of_no_segment_have_their_part_and_every_segment_adds_up() -> None:
 
 
 def test_absolute_errors_are_in_the_unit_of_the_label() -> None:
-    before = {"": absolute(500, 1.0), "s=a": absolute(500, 1.0)}
-    now = {"": absolute(500, 3.0), "s=a": absolute(500, 3.0)}
+    before = {"": absolute(1_000, 1.0), "s=a": absolute(500, 1.0)}
+    now = {"": absolute(1_000, 2.0), "s=a": absolute(500, 3.0)}
     measures = change_measures(before, now, ["s"])
     assert {m.name for m in measures} == {"mae_change"}
-    assert values(measures) == {None: pytest.approx(2.0), "s=a": pytest.approx(2.0)}
-    assert change_text(measures) == "s=a (2 of 2)"
+    assert values(measures) == {None: pytest.approx(1.0), "s=a": pytest.approx(1.0), "no s": 0.0}
+    assert change_text(measures) == "s=a (1 of 1)"
+
+
+@pytest.mark.parametrize("value", [None, "region=NO"])
+def test_a_segment_that_all_rows_are_in_explains_nothing(value: str | None) -> None:
+    before, now = errors(400, 20), errors(400, 200)
+    groups = [{"": side} | ({value: side} if value else {}) for side in (before, now)]
+    measures = change_measures(groups[0], groups[1], ["region"])
+    assert [m.feature for m in measures] == [None]
+    assert change_text(measures) is None
 
 
 def test_without_a_segment_that_is_worse_there_is_nothing_to_tell() -> None:

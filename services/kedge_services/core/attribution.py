@@ -18,13 +18,23 @@ from typing import Final, NamedTuple
 
 from kedge import Measure
 
-__all__ = ["MOST_NAMED", "Losses", "attribution", "attribution_text", "parts_of_change"]
+__all__ = [
+    "CHANGES",
+    "MOST_NAMED",
+    "Losses",
+    "attribution",
+    "attribution_text",
+    "change_text",
+    "parts_of_change",
+]
 
 #: Features or segments that a window names.
 MOST_NAMED: Final = 10
 #: Of these a summary tells so many.
 _TOLD: Final = 3
 _NAME: Final = "attribution"
+#: The measure of a rise: of the error rate, or for regression of the mean absolute error.
+CHANGES: Final = ("error_rate_change", "mae_change")
 
 
 class Losses(NamedTuple):
@@ -75,6 +85,21 @@ def attribution_text(measures: Sequence[Measure]) -> str | None:
     told = ", ".join(f"{feature} ({100 * share:.0f} %)" for feature, share in shares[:_TOLD])
     more = len(shares) - _TOLD
     return told if more <= 0 else f"{told} and {more} more"
+
+
+def change_text(measures: Sequence[Measure]) -> str | None:
+    """Name the segments that a rise mostly comes from; None where there is none.
+
+    >>> change_text([Measure(name="mae_change", value=2.0, n=500),
+    ...              Measure(name="mae_change", feature="country=NO", value=1.5, n=500)])
+    'country=NO (1.5 of 2)'
+    """
+    found = [m for m in measures if m.name in CHANGES and m.value is not None]
+    total = next((m.value for m in found if m.feature is None), None)
+    worse = [m for m in found if m.feature is not None and (m.value or 0.0) > 0]
+    if not total or not worse:
+        return None
+    return ", ".join(f"{m.feature} ({m.value:.2g} of {total:.2g})" for m in worse[:_TOLD])
 
 
 def parts_of_change(before: Mapping[str, Losses], now: Mapping[str, Losses]) -> dict[str, Fraction]:

@@ -13,7 +13,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
 from kedge.panes import Calibrator
 from kedge_services.core.binning import calibrated
@@ -81,6 +80,9 @@ def isotonic_map(scores: _Floats, positives: NDArray[np.bool_]) -> tuple[_Floats
         Scores, ascending, and the share each stands for: both ends of every flat part.
         In between the map is linear, beyond them constant.
     """
+    # Imported here: who only applies a map, as `windows` does, is spared 25 MB.
+    from scipy import optimize
+
     distinct, at, rows = np.unique(scores, return_inverse=True, return_counts=True)
     shares = np.bincount(at, weights=positives) / rows
     fitted = optimize.isotonic_regression(shares, weights=rows).x

@@ -12,19 +12,15 @@ from fractions import Fraction
 from typing import Final
 
 from kedge import Measure
-from kedge_services.core.attribution import MOST_NAMED, Losses, parts_of_change
+from kedge_services.core.attribution import CHANGES, MOST_NAMED, Losses, parts_of_change
 from kedge_services.core.deltas import PerformanceDelta
 from kedge_services.core.sketches import FIXED_POINT
 
-__all__ = ["CHANGES", "change_measures", "change_text", "has_risen"]
+__all__ = ["change_measures", "has_risen"]
 
-#: The measure of a rise: of the error rate, or for regression of the mean absolute error.
-CHANGES: Final = ("error_rate_change", "mae_change")
 #: Labels that each side needs, and standard errors that a rise has to exceed.
 _LEAST: Final = 100
 _CLEAR: Final = 3.0
-#: Segments that a summary names.
-_TOLD: Final = 3
 
 
 def has_risen(before: PerformanceDelta, now: PerformanceDelta) -> bool:
@@ -71,7 +67,9 @@ def change_measures(
             _groups(side, segment, losses)
             for side, losses in zip((before, now), whole, strict=True)
         ]
-        parts |= parts_of_change(*groups)
+        # Where all rows are in one group, it says nothing that the whole does not.
+        if len(groups[0].keys() | groups[1].keys()) > 1:
+            parts |= parts_of_change(*groups)
     ranked = sorted(parts, key=lambda group: (-abs(parts[group]), group))[:MOST_NAMED]
     ranked.sort(key=lambda group: (-parts[group], group))
     n = whole[1].n
@@ -83,21 +81,6 @@ def change_measures(
             for group in ranked
         ),
     ]
-
-
-def change_text(measures: Sequence[Measure]) -> str | None:
-    """Name the segments that a rise mostly comes from; None where there is none.
-
-    >>> change_text([Measure(name="mae_change", value=2.0, n=500),
-    ...              Measure(name="mae_change", feature="country=NO", value=1.5, n=500)])
-    'country=NO (1.5 of 2)'
-    """
-    found = [m for m in measures if m.name in CHANGES and m.value is not None]
-    total = next((m.value for m in found if m.feature is None), None)
-    worse = [m for m in found if m.feature is not None and (m.value or 0.0) > 0]
-    if not total or not worse:
-        return None
-    return ", ".join(f"{m.feature} ({m.value:.2g} of {total:.2g})" for m in worse[:_TOLD])
 
 
 def _groups(side: Mapping[str, PerformanceDelta], segment: str, whole: Losses) -> dict[str, Losses]:

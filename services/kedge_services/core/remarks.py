@@ -9,8 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from kedge.events import Window
-from kedge_services.core.attribution import attribution_text
-from kedge_services.core.loss_parts import change_text
+from kedge_services.core.attribution import attribution_text, change_text
 from kedge_services.core.watch import Head
 
 __all__ = ["REMARK_PANES", "remark", "remarks_text"]
