@@ -14,8 +14,9 @@ from kedge_services.core.join import Join
 from kedge_services.core.segments import Segments
 from kedge_services.core.waiting import KEY_PREFIX, Waiting, WaitingOutcome
 from kedge_services.panes.encoding import encode_example, encode_pane, encode_progress
+from kedge_services.panes.intake import Intake, waiting_record
 from kedge_services.panes.lookup import Lookup, MonitorSource, ReferenceSource, TaskWatermarks
-from kedge_services.panes.reading import Reader, waiting_record
+from kedge_services.panes.reading import Reader
 from kedge_services.panes.state import INPUTS, STATE_KEY, State
 from kedge_services.runtime.dead_letters import dead_letter
 from kedge_services.runtime.metrics import FATES
@@ -211,7 +212,7 @@ class PanesTask:
             self._watermarks,
             notes_examples=self._writes_examples,
         )
-        self._reader = Reader(
+        intake = Intake(
             partition=self._context.partition,
             partitions=self._context.partitions("predictions"),
             max_skew_ms=self._times.max_skew_ms,
@@ -220,6 +221,7 @@ class PanesTask:
             join=self._join,
             put_aside=self._put_aside,
         )
+        self._reader = Reader(intake)
 
     def _put_aside(self, record: Record, refused: DeadLetter) -> None:
         self._outputs.append(dead_letter(record, refused.reason, refused.detail, service=SERVICE))

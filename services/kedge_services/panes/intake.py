@@ -1,0 +1,112 @@
+"""What reading predictions and outcomes has in common: who counts, and who is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from kedge.errors import DeadLetter
+from kedge_services.core.decoding import OutcomeRow, PredictionRow
+from kedge_services.core.entries import MAX_LABELS
+from kedge_services.core.intake import refuse_misplaced
+from kedge_services.core.join import Join
+from kedge_services.core.waiting import WaitingOutcome
+from kedge_services.panes.lookup import Lookup
+from kedge_services.panes.state import State
+from kedge_services.runtime.ports import Batch, Record
+
+__all__ = ["CONFLICT", "Intake", "waiting_record"]
+
+CONFLICT = DeadLetter(
+    "conflicting-duplicate", f"the label of this id has changed {MAX_LABELS} times"
+)
+
+
+@dataclass(slots=True)
+class Intake:
+    """One partition's place, state and join.
+
+    Attributes
+    ----------
+    partition, partitions
+        Where records should lie.
+    max_skew_ms
+        How far event time may lie ahead of append time.
+    state
+        Clocks and fates; they are advanced, except while a store is rebuilt.
+    put_aside
+        Takes the records that cannot be processed.
+    """
+
+    partition: int
+    partitions: int
+    max_skew_ms: int
+    state: State
+    lookup: Lookup
+    join: Join
+    put_aside: Callable[[Record, DeadLetter], None]
+    _again: State = field(default_factory=State)
+
+    def begin_rebuild(self) -> None:
+        """Read records again from now on: only the join's entries change."""
+        self.join.rebuilding = True
+        self._again = State()
+
+    def end_rebuild(self) -> None:
+        """Read new records from now on."""
+        self.join.rebuilding = False
+
+    @property
+    def account(self) -> State:
+        """Where clocks and fates are kept; what is read again has them already."""
+        return self._again if self.join.rebuilding else self.state
+
+    def refuse(self, batch: Batch, i: int, refused: DeadLetter) -> None:
+        """Count a record of the batch under its reason, and put it aside."""
+        self.account.count(batch.topic, refused.reason)
+        if not self.join.rebuilding:
+            record = Record(
+                batch.topic,
+                batch.partition,
+                batch.offsets[i],
+                batch.timestamps_ms[i],
+                batch.keys[i],
+                batch.values[i],
+                batch.headers[i],
+            )
+            self.put_aside(record, _explained(record, refused))
+
+    def misplaced(
+        self, batch: Batch, rows: Sequence[PredictionRow | OutcomeRow | DeadLetter]
+    ) -> list[tuple[int, DeadLetter]]:
+        """Find the records whose key, partition or time is wrong."""
+        return refuse_misplaced(
+            rows,
+            keys=batch.keys,
+            timestamps_ms=batch.timestamps_ms,
+            partition=self.partition,
+            partitions=self.partitions,
+            max_skew_ms=self.max_skew_ms,
+        )
+
+
+def waiting_record(outcome: WaitingOutcome, partition: int) -> Record:
+    """Give the record a waiting outcome came in."""
+    return Record(
+        "outcomes",
+        partition,
+        outcome.offset,
+        outcome.timestamp_ms,
+        outcome.key,
+        outcome.value,
+        outcome.headers,
+    )
+
+
+def _explained(record: Record, refused: DeadLetter) -> DeadLetter:
+    """Name the format of what is no JSON, where its producer does."""
+    kind = next((v for n, v in record.headers if n.lower() == "content-type"), b"").lower()
+    if refused.reason == "undecodable" and kind and b"json" not in kind:
+        detail = f"content-type {kind.decode(errors='replace')}; JSON is read"
+        return DeadLetter("unsupported-format", detail)
+    return refused
