@@ -10,12 +10,17 @@ accept the same records.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import chain
 from operator import attrgetter
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
+import numpy as np
 from msgspec import Meta, Struct
+from msgspec.structs import astuple
+from numpy.typing import NDArray
 
 from kedge.base import SCHEMA_VERSION, Event, Scalar
 from kedge.codec import decode
@@ -37,6 +42,13 @@ _Time = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
 _Schema = Annotated[int, Meta(ge=1, le=SCHEMA_VERSION)]
 
 E = TypeVar("E", bound=Event)
+R = TypeVar("R")
+
+_LONGEST_NAME: Final = 255
+#: One for all rows without segments.
+_NO_SEGMENTS: Final[Mapping[str, Scalar]] = MappingProxyType({})
+#: Of a batch in which not all is UTF-8, so many values are looked at together.
+_TOGETHER: Final = 64
 
 
 class OutputRow(Struct, gc=False, omit_defaults=True, frozen=True):
@@ -57,7 +69,7 @@ class PredictionRow(Protocol):
     event_time_ms: int
     role: Literal["champion", "shadow"]
     output: OutputRow | None
-    segments: dict[str, Scalar]
+    segments: Mapping[str, Scalar]
     features: Struct
     latency_ms: float | None
 
@@ -75,7 +87,7 @@ class OutcomeRow(Struct, gc=False):
 
 
 class ModelColumns:
-    """The struct of one model's predictions and the way from its features to columns.
+    """The structs of one model's predictions and the way from their features to columns.
 
     Parameters
     ----------
@@ -83,41 +95,65 @@ class ModelColumns:
         Its name, the tag by which the decoder finds the struct.
     features
         Declared names, of all monitors in effect.
+    numeric
+        Those of them that are numbers in all these monitors.
+
+    Attributes
+    ----------
+    row
+        The struct that is decoded into: its numeric features are finite floats or None.
+    odd
+        The struct of what only the contract could read: any value may be anywhere.
     """
 
-    __slots__ = ("_position", "features", "model", "row", "values")
+    __slots__ = ("_get", "_others", "_position", "features", "model", "numeric", "odd", "row",
+                 "values")  # fmt: skip
 
-    def __init__(self, model: str, features: Sequence[str]) -> None:
+    def __init__(
+        self, model: str, features: Sequence[str], numeric: Collection[str] = ()
+    ) -> None:
         self.model = model
         self.features = tuple(features)
+        self.numeric = tuple(name for name in self.features if name in numeric)
         self._position = {name: i for i, name in enumerate(self.features)}
-        attributes = [f"f{i}" for i in range(len(self.features))]
-        self.values = msgspec.defstruct(
+        self._others = [name for name in self.features if name not in numeric]
+        names = [f"f{self._position[name]}" for name in self.numeric]
+        self._get = attrgetter(*names) if self._others and names else astuple
+        typed = self._struct({name: float if name in numeric else _Scalar for name in features})
+        self.values = self._struct(dict.fromkeys(features, _Scalar))
+        self.row = self._row(typed)
+        self.odd = self._row(self.values)
+
+    def _struct(self, types: Mapping[str, Any]) -> type[Any]:
+        return msgspec.defstruct(
             "Features",
             [
-                (attribute, _Scalar | None, msgspec.field(default=None, name=name))
-                for attribute, name in zip(attributes, self.features, strict=True)
+                (f"f{i}", types[name] | None, msgspec.field(default=None, name=name))
+                for i, name in enumerate(self.features)
             ],
             gc=False,
             frozen=True,
         )
-        self.row: type[Any] = msgspec.defstruct(
+
+    def _row(self, features: type[Any]) -> type[Any]:
+        return msgspec.defstruct(
             "PredictionRow",
             [
-                ("prediction_id", _Name),
-                ("version", _Name),
+                # The length of names is looked at for a whole batch at once.
+                ("prediction_id", str),
+                ("version", str),
                 ("event_time_ms", _Time),
-                ("features", self.values),
+                ("features", features),
                 ("output", OutputRow | None, None),
                 ("role", Literal["champion", "shadow"], "champion"),
-                ("segments", dict[str, _Scalar], msgspec.field(default_factory=dict)),
+                ("segments", dict[str, _Scalar], msgspec.field(default=_NO_SEGMENTS)),
                 ("latency_ms", float | None, None),
                 ("schema", _Schema, 1),
                 ("schema_version", _Schema, 1),
             ],
-            namespace={"model": model},
+            namespace={"model": self.model},
             tag_field="model",
-            tag=model,
+            tag=self.model,
             gc=False,
         )
 
@@ -125,11 +161,37 @@ class ModelColumns:
         """Turn the features of rows into columns."""
         if not self.features:
             return {}
-        if len(self.features) == 1:
-            return {self.features[0]: [row.f0 for row in features]}  # type: ignore[attr-defined]
-        get = attrgetter(*(f"f{i}" for i in range(len(self.features))))
-        columns = zip(*map(get, features), strict=True)
+        columns = zip(*map(astuple, features), strict=True)
         return dict(zip(self.features, columns, strict=True))
+
+    def arrays(
+        self, features: Sequence[Struct]
+    ) -> tuple[NDArray[np.float64], dict[str, Sequence[Scalar | None]]]:
+        """Turn the features of many rows into numbers, and the other columns.
+
+        Parameters
+        ----------
+        features
+            Of rows of the type :attr:`row`.
+
+        Returns
+        -------
+        tuple
+            The :attr:`numeric` features as float64, shape (rows, features), NaN for
+            None; and the columns of the others.
+        """
+        shape = len(features), len(self.numeric)
+        found: NDArray[np.float64] = np.empty(shape)
+        if len(self.numeric) == 1:
+            found[:, 0] = np.fromiter(map(self._get, features), np.float64, shape[0])
+        elif self.numeric:
+            flat = chain.from_iterable(map(self._get, features))
+            found = np.fromiter(flat, np.float64, shape[0] * shape[1]).reshape(shape)
+        others = {
+            name: list(map(attrgetter(f"f{self._position[name]}"), features))
+            for name in self._others
+        }
+        return found, others
 
     def dictionary(self, features: Struct, names: Sequence[str]) -> dict[str, Scalar | None]:
         """Give some features of a row by name."""
@@ -141,7 +203,7 @@ class ModelColumns:
         Scores that are no finite number are left out: no class has them.
         """
         output = event.output
-        row: PredictionRow = self.row(
+        row: PredictionRow = self.odd(
             prediction_id=event.prediction_id,
             version=event.version,
             event_time_ms=event.event_time_ms,
@@ -163,34 +225,46 @@ class PredictionDecoder:
     ----------
     features
         Declared feature names by model.
+    numeric
+        Those of them that are numbers.
     """
 
-    __slots__ = ("_decoder", "models")
+    __slots__ = ("_decode", "models")
 
-    def __init__(self, features: Mapping[str, Sequence[str]]) -> None:
-        self.models = {model: ModelColumns(model, names) for model, names in features.items()}
+    def __init__(
+        self,
+        features: Mapping[str, Sequence[str]],
+        numeric: Mapping[str, Collection[str]] = MappingProxyType({}),
+    ) -> None:
+        self.models = {
+            model: ModelColumns(model, names, numeric.get(model, ()))
+            for model, names in features.items()
+        }
         rows = tuple(columns.row for columns in self.models.values())
         union: Any = None
         for row in rows:
             union = row if union is None else union | row
-        self._decoder = None if union is None else msgspec.json.Decoder(union)
+        self._decode: Callable[[Any], PredictionRow] = msgspec.json.Decoder(
+            msgspec.UnsetType if union is None else union
+        ).decode
 
     def decode(self, values: Sequence[bytes | None]) -> list[PredictionRow | DeadLetter]:
         """Decode a batch; what cannot be read is its dead letter, in its place.
 
         A model without monitor is ``unknown-model``.
         """
-        rows: list[PredictionRow | DeadLetter] = []
-        text_is_valid = _is_utf8(values)
-        decode_fast = self._decoder.decode if self._decoder is not None else None
-        for value in values:
-            try:
-                if decode_fast is not None and value and (text_is_valid or _is_utf8([value])):
-                    rows.append(decode_fast(value))
-                    continue
-            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-                pass
-            rows.append(self._by_contract(value))
+        rows = _decode_all(self._decode, values, self._by_contract)
+        read: list[Any] = rows
+        if any(issubclass(kind, DeadLetter) for kind in set(map(type, rows))):
+            read = [row for row in rows if not isinstance(row, DeadLetter)]
+        names = [row.prediction_id for row in read]
+        versions = {row.version for row in read}
+        if names and not (_are_names(names) and _are_names(versions)):
+            for i, row in enumerate(rows):
+                if not isinstance(row, DeadLetter) and not _are_names(
+                    [row.prediction_id, row.version]
+                ):
+                    rows[i] = self._by_contract(values[i])
         return rows
 
     def _by_contract(self, value: bytes | None) -> PredictionRow | DeadLetter:
@@ -213,18 +287,7 @@ class OutcomeDecoder:
 
     def decode(self, values: Sequence[bytes | None]) -> list[OutcomeRow | DeadLetter]:
         """Decode a batch; what cannot be read is its dead letter, in its place."""
-        rows: list[OutcomeRow | DeadLetter] = []
-        text_is_valid = _is_utf8(values)
-        decode_fast = self._decoder.decode
-        for value in values:
-            try:
-                if value and (text_is_valid or _is_utf8([value])):
-                    rows.append(decode_fast(value))
-                    continue
-            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-                pass
-            rows.append(self._by_contract(value))
-        return rows
+        return _decode_all(self._decoder.decode, values, self._by_contract)
 
     def _by_contract(self, value: bytes | None) -> OutcomeRow | DeadLetter:
         event = _contract(Outcome, value)
@@ -244,13 +307,54 @@ def _contract(cls: type[E], value: bytes | None) -> E | DeadLetter:
         return refused
 
 
+def _decode_all(
+    decode_fast: Callable[[Any], R],
+    values: Sequence[bytes | None],
+    by_contract: Callable[[bytes | None], R | DeadLetter],
+) -> list[R | DeadLetter]:
+    """Decode a batch by the fast decoder, and what that refuses by the contract."""
+    rows: list[R | DeadLetter] = []
+    rest = iter(values)
+    while True:
+        try:
+            # What was decoded before an exception stays, so a bad value costs only itself.
+            rows.extend(map(decode_fast, rest))
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, TypeError):
+            rows.append(by_contract(values[len(rows)]))
+        else:
+            break
+    for i in _not_utf8(values):
+        rows[i] = by_contract(values[i])
+    return rows
+
+
+def _not_utf8(values: Sequence[bytes | None]) -> list[int]:
+    """Find the values that are no UTF-8; the fast decoder does not look into what it skips."""
+    try:
+        if all(map(bytes.isascii, values)):  # type: ignore[arg-type]
+            return []
+    except TypeError:  # There is a record without value among them.
+        pass
+    return [
+        i
+        for at in range(0, len(values), _TOGETHER)
+        if not _is_utf8(values[at : at + _TOGETHER])
+        for i in range(at, min(at + _TOGETHER, len(values)))
+        if not _is_utf8(values[i : i + 1])
+    ]
+
+
 def _is_utf8(values: Sequence[bytes | None]) -> bool:
-    """Say whether all values are UTF-8; the fast decoder does not look into what it skips."""
     try:
         b"\n".join(filter(None, values)).decode()
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _are_names(names: Collection[str]) -> bool:
+    """Say whether none is empty or too long for a name."""
+    return all(names) and len(max(names, key=len)) <= _LONGEST_NAME
 
 
 def _finite(scores: Mapping[str, float] | None) -> dict[str, float] | None:

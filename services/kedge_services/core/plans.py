@@ -20,7 +20,7 @@ class Plan:
     """One monitor, compiled; durations in ms.
 
     ``classes`` are the declared labels by their text, in declared order; empty
-    for regression.
+    for regression.  ``numeric`` are those of the features that are numbers.
     """
 
     model: str
@@ -29,6 +29,7 @@ class Plan:
     classes: dict[str, Scalar]
     positive: str | None
     features: tuple[str, ...]
+    numeric: frozenset[str]
     segments: tuple[str, ...]
     pane_ms: int
     performance_pane_ms: int
@@ -53,6 +54,7 @@ class Plan:
             classes={} if monitor.task == "regression" else classes,
             positive=positive,
             features=tuple(monitor.features),
+            numeric=frozenset(n for n, f in monitor.features.items() if f.type == "numeric"),
             segments=tuple(segment.name for segment in monitor.segments),
             pane_ms=monitor.pane_ms,
             performance_pane_ms=monitor.performance_pane_ms,

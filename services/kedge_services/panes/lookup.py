@@ -60,7 +60,7 @@ class Lookup:
     clock: Callable[[], int]
     plans: Plans = field(init=False)
     newest: dict[str, Plan] = field(default_factory=dict)
-    _features: dict[str, dict[str, None]] = field(default_factory=dict)
+    _features: dict[str, dict[str, bool]] = field(default_factory=dict)
     _decoder: PredictionDecoder | None = None
     _only: dict[str, Plan] = field(default_factory=dict)
     _reference_ids: dict[tuple[str, str, int], str] = field(default_factory=dict)
@@ -157,14 +157,23 @@ class Lookup:
     def decoder(self) -> PredictionDecoder:
         """The decoder for all declared features, made anew when they have changed."""
         if self._decoder is None:
-            self._decoder = PredictionDecoder({m: tuple(f) for m, f in self._features.items()})
+            self._decoder = PredictionDecoder(
+                {model: tuple(features) for model, features in self._features.items()},
+                {
+                    model: frozenset(name for name, is_numeric in features.items() if is_numeric)
+                    for model, features in self._features.items()
+                },
+            )
         return self._decoder
 
     def _learn(self, plan: Plan) -> None:
         known = self._features.setdefault(plan.model, {})
-        if not known.keys() >= set(plan.features):
-            known.update(dict.fromkeys(plan.features))
-            self._decoder = None
+        for name in plan.features:
+            # A number only where it is one in all monitors of the model.
+            is_numeric = name in plan.numeric and known.get(name, True)
+            if known.get(name) is not is_numeric:
+                known[name] = is_numeric
+                self._decoder = None
 
     def _refresh(self, kind: str, *names: str) -> bool:
         """Read the tables for what is missing, unless all of it was looked for just now."""
