@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install demo test test-long bench-stats lint format schemas clean
+.PHONY: help install demo test test-long bench bench-stats lint format schemas clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -36,6 +36,11 @@ test-long: $(STAMP)  ## what takes longer than a cup of coffee
 TABLES ?=
 bench-stats: $(STAMP)  ## the statistics beside Evidently, NannyML and River; docs/benchmarks.md
 	PYTHONPATH=tests/bench $(BIN)/python -m bench_stats $(if $(QUICK),--quick) $(TABLES)
+
+# CASES="panes-json windows" runs some of them, QUICK=1 the short ones with few records.
+CASES ?=
+bench: $(STAMP)  ## throughput, latency and memory on this machine; docs/benchmarks.md
+	$(BIN)/kedge bench $(if $(QUICK),--quick) --markdown docs/benchmarks.md $(CASES)
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

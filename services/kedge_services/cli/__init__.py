@@ -35,6 +35,7 @@ def application() -> typer.Typer:
     import typer
 
     from kedge_services.cli import (
+        bench,
         broker,
         dead_letters,
         demo,
@@ -73,7 +74,7 @@ def application() -> typer.Typer:
     # In the order of --help: to begin, to run it, to look and to repair.
     for module in (
         demo, up, run, broker, topics, init, monitors, test, replay, models, send, tail,
-        dead_letters, doctor,
+        dead_letters, doctor, bench,
     ):  # fmt: skip
         app.add_typer(module.commands)
     return app

@@ -16,6 +16,7 @@ from kedge_services.runtime.admin import wait_for_kafka
 from kedge_services.runtime.settings import Settings
 
 __all__ = [
+    "complete_case",
     "complete_model",
     "complete_sendable",
     "complete_service",
@@ -25,6 +26,14 @@ __all__ = [
 
 #: Longer nobody waits after a Tab.
 _PATIENCE_S = 1.0
+
+
+def complete_case(incomplete: str) -> list[tuple[str, str]]:
+    """Give the cases of the benchmark that begin like this, with what they measure."""
+    from kedge_services.local.bench.run import names
+    from kedge_services.local.bench.sizes import FULL
+
+    return [(name, what) for name, what in names(FULL).items() if name.startswith(incomplete)]
 
 
 def complete_service(incomplete: str) -> list[tuple[str, str]]:

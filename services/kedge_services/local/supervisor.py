@@ -24,7 +24,7 @@ from kedge_services.local.stops import Patience, Stops, trouble_in
 from kedge_services.local.tether import tethered
 from kedge_services.runtime.settings import Settings
 
-__all__ = ["KAFKA", "ServiceState", "State", "Supervisor"]
+__all__ = ["FRUGAL", "KAFKA", "ServiceState", "State", "Supervisor"]
 
 State = Literal["starting", "ready", "running", "restarting", "failed", "stopped"]
 Command = Callable[[str], Sequence[str]]
@@ -37,8 +37,8 @@ _PROBE_STARTING_S = 0.1
 _PROBE_READY_S = 2.0
 _LOG_BYTES = 10_000_000
 _PATIENCE = Patience()
-# Eight processes share the machine: numeric libraries must not start a thread per core in each.
-_FRUGAL = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+#: Eight processes share the machine: numeric libraries must not start a thread per core in each.
+FRUGAL = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Supervisor:
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._patience = patience
-        self._environ = {**_FRUGAL, **environ, **settings_env(settings)}
+        self._environ = {**FRUGAL, **environ, **settings_env(settings)}
         self._log_dir = log_dir.absolute()
         self._command: Command = command or _kedge_run
         self._children = [_Child(name, self._log_dir / f"{name}.log") for name in services]

@@ -1,0 +1,132 @@
+"""The figures as a part of a page, and as cells of a table."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kedge.errors import UsageError
+from kedge_services.local.bench.figures import CaseResult
+from kedge_services.local.bench.targets import judged
+
+if TYPE_CHECKING:
+    from kedge_services.local.bench.run import Benchmark
+
+__all__ = ["Page", "markdown", "replaced", "shown"]
+
+_BEGIN, _END = "<!-- speed -->", "<!-- /speed -->"
+_MAIN = {
+    "rate_per_cpu_s": "per CPU-second",
+    "rate_wall": "per second",
+    "ratio_to_limit_per_cpu": "of the limit",
+    "peak_rss_mb": "MB",
+}
+
+
+class Page:
+    """A page of which the part between two markers is ours.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, or has no markers.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{file}: cannot be read: {error}") from error
+        if not 0 <= text.find(_BEGIN) < text.find(_END):
+            raise UsageError(f"{file}: has no markers {_BEGIN} and {_END} to write between")
+
+    def write(self, benchmark: Benchmark) -> None:
+        """Write the figures so far, and nothing else."""
+        text = self._file.read_text(encoding="utf-8")
+        self._file.write_text(replaced(text, markdown(benchmark)), encoding="utf-8")
+
+
+def replaced(text: str, part: str) -> str:
+    """Give a page with another part between the markers.
+
+    >>> replaced("a <!-- speed -->old<!-- /speed --> b", "new")
+    'a <!-- speed -->new<!-- /speed --> b'
+    """
+    before, _, rest = text.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    return f"{before}{_BEGIN}{part}{_END}{after}"
+
+
+def shown(result: CaseResult, figure: str) -> str:
+    """Give a median with its spread, or nothing."""
+    if figure not in result.figures:
+        return ""
+    low, high = result.spread[figure]
+    middle = _number(result.figures[figure])
+    return middle if low == high else f"{middle} ({_number(low)}-{_number(high)})"
+
+
+def markdown(benchmark: Benchmark) -> str:
+    """Give the part of the page."""
+    return "\n".join(["", *_head(benchmark), *_tables(benchmark), ""])
+
+
+def _head(benchmark: Benchmark) -> Iterator[str]:
+    found = benchmark.encode()["machine"]
+    yield (
+        f"Machine: {found['usable_cpus'] or found['cpus']} cores ({found['architecture']}), "
+        f"{found['memory_gib']:.0f} GiB, {platform.system()}, Python {found['python']}, "
+        f"confluent-kafka {found['confluent_kafka']}, msgspec {found['msgspec']}, "
+        f"numpy {found['numpy']}; Kafka on the same machine, which used "
+        f"{found['kafka_cpu_s']:,.0f} CPU-seconds. Load before: {found['load_before']:.1f}. "
+        f"Sizes: {benchmark.sizes.name}, seed {benchmark.seed}, "
+        f"{benchmark.runs} runs of each case."
+    )
+    yield ""
+    if benchmark.sizes.name != "full":
+        yield "> **Quick run**: few records and runs, no figures to quote."
+        yield ""
+
+
+def _tables(benchmark: Benchmark) -> Iterator[str]:
+    yield f"| case | unit | {' | '.join(_MAIN.values())} |"
+    yield f"|---|---|{'---|' * len(_MAIN)}"
+    for result in benchmark.results:
+        cells = " | ".join(shown(result, figure) or "-" for figure in _MAIN)
+        yield f"| `{result.name}` | {result.unit} | {cells} |"
+    yield ""
+    results = {result.name: result for result in benchmark.results}
+    verdicts = list(judged(results))
+    if verdicts:
+        yield "| target | figure | |"
+        yield "|---|---|---|"
+    for target, value, verdict in verdicts:
+        bound = f"{'at least' if target.at_least else 'at most'} {target.bound:,g}"
+        figure = "-" if value is None else shown(results[target.case], target.figure)
+        strong = verdict if verdict.startswith("met") else f"**{verdict}**"
+        yield f"| `{target.case}`: {bound} {target.words} | {figure} | {strong} |"
+    yield ""
+    for result in benchmark.results:
+        yield from _more(result)
+
+
+def _more(result: CaseResult) -> Iterator[str]:
+    others = [figure for figure in result.figures if figure not in _MAIN]
+    if others or result.notes or result.problems:
+        yield f"**`{result.name}`**"
+        yield ""
+        yield from (f"- {note}" for note in result.notes)
+        yield from (f"- **failed**: {problem}" for problem in result.problems)
+        if others:
+            yield "- " + "; ".join(f"{f} {shown(result, f)}" for f in others)
+        yield ""
+
+
+def _number(value: float) -> str:
+    if value == 0:
+        return "0"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 0.1 else 4
+    return f"{value:,.{digits}f}"
