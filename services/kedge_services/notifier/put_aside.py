@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import structlog
 
@@ -34,7 +33,7 @@ class PutAside:
 
         def send() -> None:
             self._producer.begin()
-            self._producer.produce(replace(letter, partition=partition))
+            self._producer.produce(letter._replace(partition=partition))
             self._producer.commit()
 
         async with self._one_at_a_time:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from operator import attrgetter
 from typing import NamedTuple
 
 from kedge_services.runtime import metrics as m
@@ -28,11 +28,16 @@ __all__ = ["METADATA_BYTES", "Committer"]
 #: Kafka refuses metadata from 4,096 bytes on and aborts the transaction.
 METADATA_BYTES = 4_000
 
+_topic = attrgetter("topic")
+
 
 class _Work(NamedTuple):
+    """A slot, what its task wants, where its inputs then stand, and why it put records aside."""
+
     slot: Slot
     commit: Commit
     target: dict[str, Position]
+    reasons: list[str]
 
 
 class Committer:
@@ -83,21 +88,23 @@ class Committer:
         Stop
             Too many of the first records cannot be processed.
         """
-        work = [_Work(s, commit := s.task.commit(), _target(s, commit)) for s in slots]
+        work = [
+            _Work(s, commit := s.task.commit(), _target(s, commit), _reasons(commit.outputs))
+            for s in slots
+        ]
         changed = [
             w
             for w in work
             if w.commit.outputs or w.commit.changelog or w.target != w.slot.committed
         ]
         if changed:
-            for slot, commit, _ in changed:
-                reasons = [reason_of(o) for o in commit.outputs if o.topic == TOPIC]
+            for slot, _, _, reasons in changed:
                 self.limit.count(slot.partition, counts.get(slot.partition, 0), reasons)
             started = time.perf_counter()
             self._transact(changed, producer, consumer)
             self._metrics.observe(m.COMMIT_SECONDS, time.perf_counter() - started)
             self._count(changed)
-        for slot, _, target in work:
+        for slot, _, target, _ in work:
             slot.committed = target
             slot.task.committed()
             for topic in target:
@@ -108,9 +115,9 @@ class Committer:
         produce = producer.produce
         offsets = {}
         producer.begin()
-        for slot, commit, target in changed:
-            for output in commit.outputs:
-                produce(self._placed(output) if output.topic == TOPIC else output)
+        for slot, commit, target, reasons in changed:
+            for output in map(self._placed, commit.outputs) if reasons else commit.outputs:
+                produce(output)
             for key, value in commit.changelog:
                 produce(Produce(self._changelog, key, value, slot.partition))
             # All inputs of the task, moved or not: these offsets are by what the
@@ -121,23 +128,33 @@ class Committer:
         producer.commit()
 
     def _placed(self, output: Produce) -> Produce:
+        if output.topic != TOPIC:
+            return output
         count = self._backend.partitions(TOPIC)
-        return replace(output, partition=(output.partition or 0) % count)
+        return output._replace(partition=(output.partition or 0) % count)
 
     def _count(self, changed: Sequence[_Work]) -> None:
         """Count what is committed now; once a transaction, not once a record."""
         self._metrics.add(m.COMMITS)
-        outputs = [output for w in changed for output in w.commit.outputs]
-        produced = Counter(output.topic for output in outputs)
+        produced: Counter[str] = Counter()
+        for w in changed:
+            produced.update(map(_topic, w.commit.outputs))
         produced[self._changelog] += sum(len(w.commit.changelog) for w in changed)
         for topic, count in produced.items():
             self._metrics.add(m.PRODUCED, count, topic=topic)
-        for reason, count in Counter(reason_of(o) for o in outputs if o.topic == TOPIC).items():
+        for reason, count in Counter(reason for w in changed for reason in w.reasons).items():
             self._metrics.add(m.DEAD_LETTERS, count, reason=reason)
         for w in changed:
             for metric, amount, labels in w.commit.counts:
                 self._metrics.add(metric, amount, **labels)
         self._metrics.set(m.OVER_LIMIT, len(self.limit.exceeded()))
+
+
+def _reasons(outputs: Sequence[Produce]) -> list[str]:
+    """Give why records were put aside; mostly none was."""
+    if TOPIC not in map(_topic, outputs):
+        return []
+    return [reason_of(output) for output in outputs if output.topic == TOPIC]
 
 
 def _target(slot: Slot, commit: Commit) -> dict[str, Position]:

@@ -21,7 +21,8 @@ from kedge_services.runtime import ports
 from kedge_services.runtime.admin import client_properties
 from kedge_services.runtime.bounded import bounded
 from kedge_services.runtime.kafka_consumer import PASSING, KafkaConsumer
-from kedge_services.runtime.ports import RECORD_BYTES, Position, Produce, TransactionAborted
+from kedge_services.runtime.kafka_properties import COMMON, PRODUCER
+from kedge_services.runtime.ports import Position, Produce, TransactionAborted
 from kedge_services.runtime.settings import Settings
 
 __all__ = ["KafkaBackend", "KafkaProducer", "next_move"]
@@ -52,27 +53,6 @@ _NO_ANSWER = {
     KafkaError._RESOLVE,  # noqa: SLF001
 }
 
-_COMMON: dict[str, Any] = {
-    # librdkafka prints every refused connection; we say it once, see `_say_unreachable`.
-    "log_level": 2,
-    # Kafka's defaults let a client sleep for 10 s when a broker comes back.
-    "reconnect.backoff.ms": 50,
-    "reconnect.backoff.max.ms": 1_000,
-}
-
-_PRODUCER: dict[str, Any] = {
-    # Java's default; librdkafka's own would send keys elsewhere.
-    "partitioner": "murmur2_random",
-    # A dead process holds the last stable offset back no longer than this.
-    "transaction.timeout.ms": 6_000,
-    "compression.type": "zstd",
-    "message.max.bytes": RECORD_BYTES,
-    # Transactions are sent whole: nothing is gained by sending the first bytes early.
-    "linger.ms": 5,
-    "queue.buffering.max.messages": 500_000,
-    "queue.buffering.max.kbytes": 262_144,
-}
-
 
 class KafkaBackend:
     """Kafka as the settings name it; connects when the first client is asked for something.
@@ -85,7 +65,7 @@ class KafkaBackend:
     def __init__(self, settings: Settings, *, patience_s: float = _PATIENCE_S) -> None:
         self._patience_s = patience_s
         self._properties = {
-            **_COMMON,
+            **COMMON,
             "error_cb": _say_unreachable(),
             **client_properties(settings.kafka),
         }
@@ -106,7 +86,7 @@ class KafkaBackend:
     def producer(self, transactional_id: str) -> KafkaProducer:
         """Make a producer; an older one of this id is fenced, what it left open aborted."""
         return KafkaProducer(
-            {**_PRODUCER, **self._properties, "transactional.id": self._prefix + transactional_id},
+            {**PRODUCER, **self._properties, "transactional.id": self._prefix + transactional_id},
             self.full_name,
             self.unavailable,
             self._patience_s,
@@ -279,17 +259,18 @@ class KafkaProducer:
 
     def produce(self, record: Produce) -> None:
         """Send a record; waits while the local queue is full."""
-        topic, key, value, partition, headers = (
-            record.topic, record.key, record.value, record.partition, record.headers
-        )  # fmt: skip
+        topic, key, value, partition, headers = record
         name = self._names.get(topic)
         if name is None:
             name = self._names[topic] = self._full_name(topic)
+        number = -1 if partition is None else partition
         while True:
             try:
-                self._producer.produce(
-                    name, value, key, -1 if partition is None else partition, headers=[*headers]
-                )
+                if headers:
+                    self._producer.produce(name, value, key, number, headers=[*headers])
+                else:
+                    # An empty list would cost more than all the rest.
+                    self._producer.produce(name, value, key, number)
             except BufferError:
                 self._producer.poll(0.05)
             except KafkaException as error:

@@ -288,9 +288,7 @@ class MemoryProducer:
 
     def produce(self, record: Produce) -> None:
         """Append a record that nobody sees before the commit."""
-        topic, key, value, partition, headers = (
-            record.topic, record.key, record.value, record.partition, record.headers
-        )  # fmt: skip
+        topic, key, value, partition, headers = record
         broker, transaction = self._broker, self._transaction
         if transaction is None or transaction.status != "open" or broker.is_scripted:
             transaction = self._inside("produce")

@@ -105,8 +105,7 @@ class Batch:
             )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Produce:
+class Produce(NamedTuple):
     """A record to be sent; ``partition`` None lets murmur2 of the key decide."""
 
     topic: str
