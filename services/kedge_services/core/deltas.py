@@ -27,6 +27,8 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kedge_services.core.integers import pack_integers, unpack_integers
+from kedge_services.core.packed import PREDICTION, SCORE, Counts
 from kedge_services.core.sketches import (
     FeatureCounts,
     LabelledScores,
@@ -99,34 +101,39 @@ class DriftDelta:
             self.projection = other.projection + (0 if self.projection is None else self.projection)
 
     def encode(self) -> dict[str, Any]:
-        """Give JSON data."""
+        """Give JSON data; see :mod:`kedge_services.core.packed`."""
         data: dict[str, Any] = {
             "rows": self.rows,
-            "features": {name: counts.encode() for name, counts in self.features.items()},
             "outside": self.outside,
+            "features": Counts.of(self._named()).encode(),
             "scores": {answer: scores.encode() for answer, scores in self.scores.items()},
             "latency": self.latency.encode(),
         }
-        for name, counts in (("prediction", self.prediction), ("score", self.score)):
-            if counts is not None:
-                data[name] = counts.encode()
         if self.projection is not None:
-            data["projection"] = self.projection.tolist()
+            data["projection"] = pack_integers(self.projection)
         return data
+
+    def _named(self) -> dict[str, FeatureCounts]:
+        named = dict(self.features)
+        for name, counts in ((PREDICTION, self.prediction), (SCORE, self.score)):
+            if counts is not None:
+                named[name] = counts
+        return named
 
     @classmethod
     def decode(cls, data: Mapping[str, Any]) -> Self:
         """Read what :meth:`encode` gave."""
         projection = data.get("projection")
+        named = Counts.decode(data["features"]).named()
         return cls(
             rows=data["rows"],
-            features={name: FeatureCounts.decode(c) for name, c in data["features"].items()},
-            prediction=_decode_optional(data.get("prediction")),
-            score=_decode_optional(data.get("score")),
+            prediction=named.pop(PREDICTION, None),
+            score=named.pop(SCORE, None),
+            features=named,
             outside=data["outside"],
             scores={answer: ScoreCounts.decode(c) for answer, c in data["scores"].items()},
             latency=LatencyCounts.decode(data["latency"]),
-            projection=None if projection is None else np.asarray(projection, dtype=np.int64),
+            projection=None if projection is None else unpack_integers(projection),
         )
 
 
@@ -337,7 +344,3 @@ def _sum(mine: FeatureCounts | None, other: FeatureCounts | None) -> FeatureCoun
         return _copy(other)
     mine.add(other)
     return mine
-
-
-def _decode_optional(data: Mapping[str, Any] | None) -> FeatureCounts | None:
-    return None if data is None else FeatureCounts.decode(data)

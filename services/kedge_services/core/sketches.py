@@ -17,6 +17,8 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from kedge_services.core.integers import pack_integers, unpack_integers
+
 __all__ = [
     "FIXED_POINT",
     "SCORE_BINS",
@@ -165,21 +167,25 @@ class ScoreCounts:
         self.n += other.n
         self.total += other.total
 
+    def plus(self, other: ScoreCounts) -> ScoreCounts:
+        """Give the sum of both."""
+        return ScoreCounts(self.n + other.n, self.total + other.total)
+
     def encode(self) -> dict[str, Any]:
         """Give JSON data: the bins in use."""
         used = np.flatnonzero(self.n)
         return {
-            "bins": used.tolist(),
-            "n": self.n[used].tolist(),
-            "total": self.total[used].tolist(),
+            "bins": pack_integers(used),
+            "n": pack_integers(self.n[used]),
+            "total": pack_integers(self.total[used]),
         }
 
     @classmethod
     def decode(cls, data: Mapping[str, Any]) -> Self:
         """Read what :meth:`encode` gave."""
-        counts = cls()
-        counts.n[data["bins"]] = data["n"]
-        counts.total[data["bins"]] = data["total"]
+        counts, used = cls(), unpack_integers(data["bins"])
+        counts.n[used] = unpack_integers(data["n"])
+        counts.total[used] = unpack_integers(data["total"])
         return counts
 
 

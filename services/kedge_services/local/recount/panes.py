@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from kedge_services.local.recount.joining import Joined, Predicted
@@ -25,6 +27,8 @@ __all__ = [
 _ONE = 1 << 30
 _LARGEST_ERROR = 1e100
 _COUNTERS = ("null", "nan", "inf", "type_error", "below", "above", "unseen")
+#: Distributions that are no features, by what they are called in deltas.
+_ANSWERS = {"": "prediction", "\0": "score"}
 
 
 class PaneKey(NamedTuple):
@@ -124,11 +128,25 @@ def _add(deltas: Deltas, record: Record, pane: dict[str, Any]) -> None:
 
 
 def _tallies(counts: Mapping[str, Any]) -> Iterable[tuple[str, Tally]]:
-    named = {f"feature {name}": found for name, found in counts.get("features", {}).items()}
-    for name, found in {**named, **{n: counts.get(n) for n in ("prediction", "score")}}.items():
-        if found is not None:
-            rest = Counter({counter: found.get(counter, 0) for counter in _COUNTERS})
-            yield name, Tally(list(found["bins"]), rest)
+    """Read the bins of one distribution after the other, then each counter of all of them."""
+    packed = counts.get("features")
+    if packed is None:
+        return
+    numbers, names = _integers(packed["counts"]), packed["names"]
+    ends = list(accumulate(packed["bins"]))
+    for i, (name, size, end) in enumerate(zip(names, packed["bins"], ends, strict=True)):
+        counters = numbers[ends[-1] + i :: len(names)]
+        rest = Counter(dict(zip(_COUNTERS, counters, strict=False)))
+        yield _ANSWERS.get(name, f"feature {name}"), Tally(numbers[end - size : end], rest)
+
+
+def _integers(text: str) -> list[int]:
+    """Read base64 of integers, after a digit that says how many bytes each has."""
+    width, data = int(text[0]), b64decode(text[1:])
+    return [
+        int.from_bytes(data[at : at + width], "little", signed=True)
+        for at in range(0, len(data), width)
+    ]
 
 
 def _flat(counts: Mapping[str, Any]) -> dict[Any, int]:
