@@ -18,16 +18,20 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import ValidationError
 
 from kedge.base import Event, Label, Role, Scalar
+from kedge.batch_layout import CONTENT_TYPE, CONTENT_TYPE_HEADER
 from kedge.codec import dead_letter_of, encode
-from kedge.errors import DeadLetter, DeliveryFailed, QueueFull
+from kedge.errors import DeadLetter, DeliveryFailed, QueueFull, UsageError
 from kedge.events import Outcome, Prediction, ScoringRequest
-from kedge.outbox import LostEvent, Outbox
+from kedge.outbox import Batch, LostEvent, Outbox
 from kedge.topics import DEFAULT_PREFIX, request_id
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["Client", "LostEvent"]
 
@@ -151,6 +155,72 @@ class Client:
             Its ``sent`` says how many of them were accepted before.
         """
         return self._send_many("predictions", predictions, block=block)
+
+    def predict_batch(
+        self,
+        rows: pa.Table | pa.RecordBatch | Mapping[str, Any],
+        *,
+        model: str | None = None,
+        version: str | None = None,
+        role: Role | None = None,
+        rows_per_record: int = 1_000,
+        block: bool = True,
+    ) -> int:
+        """Send predictions in columns and give their number.
+
+        They travel as Arrow batches, one for some rows of one partition, and count as the
+        same rows sent one by one would; ``docs/arrow.md`` names the columns.  Needs
+        pyarrow: ``pip install kedge[arrow]``.
+
+        Parameters
+        ----------
+        rows
+            A table, or columns by name (lists or arrays), such as ``prediction_id``,
+            ``event_time_ms``, ``features`` (again columns by name) and ``output``.
+            Without ids random ones are made, without times it is now.
+        model, version, role
+            Of all rows; None: there is such a column (without a role it is champion).
+        rows_per_record
+            At most so many rows in a record.
+        block
+            False raises QueueFull at once instead of waiting for room.
+
+        Raises
+        ------
+        UsageError
+            pyarrow is not installed, or the columns make no table.
+        DeadLetter
+            A column or row is wrong; nothing was sent.
+        QueueFull
+            Its ``sent`` says how many rows were accepted before.  Sending all of them
+            again does no harm: a prediction that comes twice counts once.
+        Misconfigured, BrokerUnavailable
+            The number of partitions could not be had.
+        """
+        try:
+            from kedge.batches import pieces, table_of
+        except ImportError as error:
+            raise UsageError(
+                f"batches need pyarrow and numpy ({error}): pip install 'kedge[arrow]'"
+            ) from error
+        if rows_per_record < 1:
+            raise UsageError(f"rows_per_record is {rows_per_record}, it should be 1 or more")
+        constants = {"model": model, "version": version, "role": role}
+        table = table_of(rows, constants, now_ms=_now_ms())
+        topic = f"{self._prefix}predictions"
+        headers = {CONTENT_TYPE_HEADER: CONTENT_TYPE}
+        sent = 0
+        try:
+            for piece in pieces(
+                table, partitions=self._outbox.partitions(topic), most_rows=rows_per_record
+            ):
+                batch = Batch(piece.rows, piece.partition, headers)
+                self._outbox.send(topic, piece.key, piece.value, block=block, batch=batch)
+                sent += piece.rows
+        except QueueFull as full:
+            full.sent = sent
+            raise
+        return sent
 
     def outcome(
         self,

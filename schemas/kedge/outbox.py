@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
@@ -15,12 +16,13 @@ from kedge.errors import (
     BrokerUnavailable,
     DeadLetter,
     DeliveryFailed,
+    Misconfigured,
     QueueFull,
     Stop,
     UsageError,
 )
 
-__all__ = ["LostEvent", "Outbox"]
+__all__ = ["Batch", "LostEvent", "Outbox"]
 
 _log = logging.getLogger("kedge.client")
 _POLL_S = 0.05
@@ -29,12 +31,26 @@ _FIXED: Mapping[str, Any] = {"partitioner": "murmur2_random", "enable.idempotenc
 
 @dataclass(frozen=True, slots=True)
 class LostEvent:
-    """An event the broker did not take; ``value`` can be sent again as it is."""
+    """An event, or a batch of them, that the broker did not take.
+
+    ``value`` can be sent again as it is, with the same key; a batch also needs its
+    partition and its header ``content-type``.
+    """
 
     topic: str
     key: str
     value: bytes
     why: str
+    events: int = 1
+    partition: int | None = None
+
+
+class Batch(NamedTuple):
+    """What is particular to a record of several events: how many, where, and its headers."""
+
+    events: int
+    partition: int
+    headers: Mapping[str, str | bytes | None]
 
 
 class Outbox:
@@ -72,6 +88,7 @@ class Outbox:
         self._max_wait_s = max_wait_s
         self._on_error = on_error
         self._lock = threading.Lock()
+        self._partitions: dict[str, int] = {}
         self._accepted = 0
         self._reported = 0
         self._last_error = ""
@@ -86,8 +103,41 @@ class Outbox:
         with self._lock:
             return self._accepted - self.delivered - self.lost
 
-    def send(self, topic: str, key: str, value: bytes, *, block: bool) -> None:
-        """Accept an event; ``topic`` with its prefix.
+    def partitions(self, topic: str) -> int:
+        """Give the number of a topic's partitions; ``topic`` with its prefix.
+
+        Raises
+        ------
+        BrokerUnavailable
+            No broker told it in time.
+        Misconfigured
+            There is no such topic.
+        """
+        known = self._partitions.get(topic)
+        if known is None:
+            try:
+                found = self._producer.list_topics(topic, timeout=self._max_wait_s).topics[topic]
+            except KafkaException as error:
+                raise BrokerUnavailable(
+                    f"no Kafka at {self._servers} told the partitions of {topic}: {_why(error)}"
+                ) from error
+            if found.error is not None:
+                raise Misconfigured(
+                    f"topic {topic}: {found.error.str()}; `kedge topics create` makes it"
+                )
+            known = self._partitions[topic] = len(found.partitions)
+        return known
+
+    def send(
+        self,
+        topic: str,
+        key: str,
+        value: bytes,
+        *,
+        block: bool,
+        batch: Batch | None = None,
+    ) -> None:
+        """Accept an event, or a batch of them; ``topic`` with its prefix.
 
         Raises
         ------
@@ -103,11 +153,12 @@ class Outbox:
         if self._closed:
             raise UsageError("the client is closed")
         deadline = time.monotonic() + (self._max_wait_s if block else 0.0)
-        self._count_accepted(1)
+        events = 1 if batch is None else batch.events
+        self._count_accepted(events)
         try:
-            self._produce(topic, key, value, deadline)
+            self._produce(topic, key, value, deadline, batch)
         except BaseException:
-            self._count_accepted(-1)
+            self._count_accepted(-events)
             raise
         self._producer.poll(0)
 
@@ -132,15 +183,22 @@ class Outbox:
             self._producer.flush(1.0)
         self._report()
 
-    def _produce(self, name: str, key: str, value: bytes, deadline: float) -> None:
+    def _produce(
+        self, name: str, key: str, value: bytes, deadline: float, batch: Batch | None
+    ) -> None:
+        more: dict[str, Any] = {"on_delivery": self._delivery, "headers": self._headers}
+        if batch is not None:
+            more = {
+                "on_delivery": partial(self._delivery, events=batch.events),
+                "headers": {**self._headers, **batch.headers},
+                "partition": batch.partition,
+            }
         while True:
             try:
-                self._producer.produce(
-                    name, value, key, on_delivery=self._delivery, headers=self._headers
-                )
+                self._producer.produce(name, value, key, **more)
             except BufferError:
                 if time.monotonic() >= deadline:
-                    waiting = self.waiting - 1  # without this one
+                    waiting = self.waiting - (1 if batch is None else batch.events)  # without these
                     raise QueueFull(f"{waiting} events wait for Kafka at {self._servers}") from None
                 self._producer.poll(_POLL_S)
             except KafkaException as error:
@@ -152,21 +210,24 @@ class Outbox:
         with self._lock:
             self._accepted += events
 
-    def _delivery(self, error: KafkaError | None, message: Any) -> None:
+    def _delivery(self, error: KafkaError | None, message: Any, *, events: int = 1) -> None:
         if error is None:
             with self._lock:
-                self.delivered += 1
+                self.delivered += events
             return
         lost = LostEvent(
             topic=message.topic(),
             key=(message.key() or b"").decode(),
             value=message.value() or b"",
             why=error.str(),
+            events=events,
+            partition=message.partition(),
         )
         with self._lock:
-            self.lost += 1
+            self.lost += events
             self._last_error = lost.why
-        _log.error("lost an event for %s with key %s: %s", lost.topic, lost.key, lost.why)
+        what = "an event" if events == 1 else f"{events} events"
+        _log.error("lost %s for %s with key %s: %s", what, lost.topic, lost.key, lost.why)
         if self._on_error is not None:
             try:
                 self._on_error(lost)

@@ -1,0 +1,131 @@
+"""Arrow batches: from the bytes of a record to its columns.
+
+What is wrong with a batch as a whole is found here, and puts the record aside; what is
+wrong with a row is found where its values are read, and puts aside that row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kedge.batch_layout import MAX_BATCH_BYTES, MAX_BATCH_ROWS
+from kedge.batch_schema import NESTED, Layout, is_text
+from kedge.errors import DeadLetter
+from kedge_services.core.ipc_bounds import stream_size
+
+__all__ = ["ArrowReader", "flat_columns"]
+
+_MAX_LAYOUTS = 1_000
+
+
+@dataclass(slots=True)
+class ArrowReader:
+    """Opens batches; layouts that came before are known."""
+
+    _layouts: dict[bytes, Layout | DeadLetter] = field(default_factory=dict)
+
+    def open(self, value: bytes | None) -> tuple[Layout, pa.RecordBatch]:
+        """Read the value of a record; strings are valid UTF-8 and all offsets within bounds.
+
+        Raises
+        ------
+        DeadLetter
+            No batch that could be read: ``undecodable``, ``unsupported-format``,
+            ``shape-mismatch``, ``too-large``, ``missing-field`` or ``schema-mismatch``.
+        """
+        if value is None:
+            raise DeadLetter("missing-field", "the record has no value")
+        try:
+            size = stream_size(value)
+        except ValueError as error:
+            raise DeadLetter("undecodable", f"no Arrow IPC stream: {error}") from error
+        if size.batches != 1:
+            detail = f"the stream holds {size.batches} record batches; send one a record"
+            raise DeadLetter("shape-mismatch", detail)
+        if size.rows > MAX_BATCH_ROWS:
+            detail = f"the batch has {size.rows:,} rows; at most {MAX_BATCH_ROWS:,} are read"
+            raise DeadLetter("too-large", detail)
+        if size.unpacked > MAX_BATCH_BYTES:
+            raise _too_large(size.unpacked)
+        try:
+            batch = pa.ipc.open_stream(value).read_next_batch()
+            batch.validate(full=True)
+        except (pa.ArrowException, OSError, StopIteration, UnicodeDecodeError) as error:
+            raise DeadLetter("undecodable", f"no Arrow record batch: {error}") from error
+        if not batch.num_rows:
+            raise DeadLetter("shape-mismatch", "the batch has no rows")
+        if (spread := _spread(batch)) > MAX_BATCH_BYTES:
+            raise _too_large(spread)
+        return self._layout(size.schema, batch.schema), batch
+
+    def _layout(self, message: bytes, schema: pa.Schema) -> Layout:
+        known = self._layouts.get(message)
+        if known is None:
+            try:
+                known = Layout.of(schema)
+            except DeadLetter as refused:
+                known = refused
+            if len(self._layouts) >= _MAX_LAYOUTS:
+                self._layouts.clear()
+            self._layouts[message] = known
+        if isinstance(known, DeadLetter):
+            raise DeadLetter(known.reason, known.detail)
+        return known
+
+
+def flat_columns(batches: Sequence[pa.RecordBatch]) -> dict[str, pa.Array]:
+    """Put batches of one layout one behind the other, and take their structs apart.
+
+    A value in a struct that is null is null.
+    """
+    if len(batches) == 1:
+        (batch,) = batches
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    else:
+        table = pa.Table.from_batches(batches).combine_chunks()
+        columns = {
+            name: column.chunk(0)
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
+    for name in NESTED:
+        found = columns.get(name)
+        if found is not None and pa.types.is_struct(found.type):
+            del columns[name]
+            for child, array in zip(found.type, found.flatten(), strict=True):
+                columns[f"{name}.{child.name}"] = array
+    return columns
+
+
+def _spread(batch: pa.RecordBatch) -> int:
+    """Give the bytes of strings that are kept once and meant many times, each time counted."""
+    total = 0
+    for array in flat_columns([batch]).values():
+        if not is_text(array.type):
+            continue
+        if pa.types.is_dictionary(array.type):
+            lengths = pc.take(_lengths(array.dictionary), array.indices)
+        elif pa.types.is_string_view(array.type):
+            lengths = _lengths(array)
+        else:
+            continue
+        total += pc.sum(lengths).as_py() or 0
+    return total
+
+
+def _lengths(texts: pa.Array) -> pa.Array:
+    if not pa.types.is_string_view(texts.type):
+        return pc.binary_length(texts).cast(pa.int64())
+    # A view begins with its length; 16 bytes each.
+    views = np.frombuffer(texts.buffers()[1], dtype=np.int32).reshape(-1, 4)
+    mine = views[texts.offset : texts.offset + len(texts), 0].astype(np.int64)
+    return pa.array(mine, mask=texts.is_null().to_numpy(zero_copy_only=False))
+
+
+def _too_large(size: int) -> DeadLetter:
+    detail = f"the batch unpacks to {size:,} bytes; at most {MAX_BATCH_BYTES:,} are read"
+    return DeadLetter("too-large", detail)

@@ -1,0 +1,105 @@
+"""Columns of an Arrow batch: codes and numbers; nothing is done per row."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from kedge.base import Scalar
+from kedge.batch_schema import is_text
+from kedge.batch_values import plain
+from kedge_services.core.groups import Column, Numbers
+
+__all__ = ["Codes", "codes_of", "column_of", "numbers_of", "scalars_of"]
+
+_Ints = NDArray[np.int64]
+_Flags = NDArray[np.bool_]
+
+_EXACT = 1 << 53
+
+
+class Codes(NamedTuple):
+    """A column with few values: int64 places in ``values``; -1 is null."""
+
+    codes: _Ints
+    values: list[Any]
+
+    @classmethod
+    def constant(cls, value: str, rows: int) -> Codes:
+        """Give a column of one value."""
+        return cls(np.zeros(rows, dtype=np.int64), [value])
+
+    def where(self, wanted: _Flags) -> _Flags:
+        """Give the rows whose value is wanted; shape of ``wanted``: (values + 1,), null last."""
+        found: _Flags = wanted[self.codes]
+        return found
+
+    def scalars(self, rows: _Ints | slice = slice(None)) -> list[Any]:
+        """Give the values of rows; equal ones are one object."""
+        table = np.empty(len(self.values) + 1, dtype=object)
+        table[:-1] = self.values
+        found: list[Any] = table[self.codes[rows]].tolist()
+        return found
+
+
+def codes_of(array: pa.Array) -> Codes:
+    """Give a column of any scalar type by its distinct values."""
+    if pa.types.is_null(array.type):
+        return Codes(np.full(len(array), -1, dtype=np.int64), [])
+    if not pa.types.is_dictionary(array.type):
+        array = plain(array).dictionary_encode()
+    indices = array.indices
+    codes = indices.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    if indices.null_count:
+        codes[indices.is_null().to_numpy(zero_copy_only=False)] = -1
+    return Codes(codes, plain(array.dictionary).to_pylist())
+
+
+def column_of(array: pa.Array, rows: _Ints | slice) -> Column:
+    """Give a feature as it is counted: numbers as floats, all others as they are."""
+    if pa.types.is_floating(array.type) or (pa.types.is_integer(array.type) and _is_exact(array)):
+        return numbers_of(array, rows)
+    return scalars_of(array, rows)
+
+
+def numbers_of(array: pa.Array, rows: _Ints | slice) -> Numbers:
+    """Give numbers or booleans as floats, NaN where there are none; a view where possible."""
+    if pa.types.is_null(array.type):
+        nothing = np.full(len(array), np.nan)[rows]
+        return Numbers(nothing, nothing.size)
+    if not array.null_count:
+        return Numbers(_floats(array)[rows])
+    missing = array.is_null().to_numpy(zero_copy_only=False)[rows]
+    zero: Scalar = False if pa.types.is_boolean(array.type) else 0
+    values = np.array(_floats(array.fill_null(pa.scalar(zero, array.type)))[rows])
+    values[missing] = np.nan
+    return Numbers(values, int(missing.sum()))
+
+
+def scalars_of(array: pa.Array, rows: _Ints | slice = slice(None)) -> list[Any]:
+    """Give Python's own values; equal strings are one object."""
+    if pa.types.is_dictionary(array.type) or is_text(array.type):
+        return codes_of(array).scalars(rows)
+    if not isinstance(rows, slice):
+        array = array.take(pa.array(rows))
+    else:
+        array = array[rows]
+    found: list[Any] = plain(array).to_pylist()
+    return found
+
+
+def _is_exact(array: pa.Array) -> bool:
+    """Say whether all integers are floats, too: as categories they are told apart by text."""
+    if array.type.bit_width < 64:
+        return True
+    extremes = pc.min_max(array)
+    return all(abs(extreme.as_py() or 0) <= _EXACT for extreme in extremes.values())
+
+
+def _floats(array: pa.Array) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = array.to_numpy(zero_copy_only=False)
+    return found.astype(np.float64, copy=False)
