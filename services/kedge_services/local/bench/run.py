@@ -25,7 +25,7 @@ from kedge_services.local.bench.sizes import Sizes
 from kedge_services.local.broker import LocalBroker
 from kedge_services.runtime.settings import KafkaSettings, Settings
 
-__all__ = ["Benchmark", "chosen", "machine", "names"]
+__all__ = ["Benchmark", "chosen", "local_ground", "machine", "names"]
 
 
 def names(sizes: Sizes) -> dict[str, str]:
@@ -81,7 +81,7 @@ class Benchmark:
         """
         only_limit = LIMIT in self.only and "panes-json" not in self.only
         for case in self.cases:
-            with _ground() as ground:
+            with local_ground() as ground:
                 found = run_case(
                     case, ground, runs=self.runs, tell=tell,
                     only_limit=only_limit and case.name == "panes-json",
@@ -124,7 +124,8 @@ def machine() -> dict[str, Any]:
 
 
 @contextmanager
-def _ground() -> Iterator[Ground]:
+def local_ground() -> Iterator[Ground]:
+    """Start a Kafka and end it, in a directory that goes with it."""
     with tempfile.TemporaryDirectory(prefix="kedge-bench-") as directory:
         work_dir = Path(directory)
         with LocalBroker(work_dir / "kafka", fresh=True) as broker:
