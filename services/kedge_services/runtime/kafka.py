@@ -20,7 +20,8 @@ from kedge.errors import BrokerUnavailable, Fenced, KedgeError, Misconfigured, S
 from kedge_services.runtime import ports
 from kedge_services.runtime.admin import client_properties
 from kedge_services.runtime.bounded import bounded
-from kedge_services.runtime.kafka_consumer import PASSING, KafkaConsumer
+from kedge_services.runtime.kafka_consumer import KafkaConsumer
+from kedge_services.runtime.kafka_errors import PASSING
 from kedge_services.runtime.kafka_properties import COMMON, PRODUCER
 from kedge_services.runtime.ports import Position, Produce, TransactionAborted
 from kedge_services.runtime.settings import Settings

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import compress, groupby
+from operator import itemgetter, not_
 from typing import Any
 
 import structlog
@@ -21,6 +22,7 @@ from confluent_kafka import (
 
 from kedge.errors import Fenced, KedgeError, Misconfigured, Stop
 from kedge_services.runtime import ports
+from kedge_services.runtime.kafka_errors import MISSING, PASSING
 from kedge_services.runtime.kafka_properties import CONSUMER, QUICK
 from kedge_services.runtime.ports import (
     Batch,
@@ -44,34 +46,15 @@ _FATAL = KafkaError._FATAL  # noqa: SLF001
 _STATE = KafkaError._STATE  # noqa: SLF001
 _TIMED_OUT = KafkaError._TIMED_OUT  # noqa: SLF001
 _RESET = KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001
-_MISSING = {
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
-}
-#: Passing states of a cluster; librdkafka marks errors as retriable only in transactions.
-PASSING = {
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.REPLICA_NOT_AVAILABLE,
-    KafkaError.FENCED_LEADER_EPOCH,
-    KafkaError.UNKNOWN_LEADER_EPOCH,
-    KafkaError.OFFSET_NOT_AVAILABLE,
-    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-    KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.NOT_COORDINATOR,
-    KafkaError.UNSTABLE_OFFSET_COMMIT,
-    KafkaError.REQUEST_TIMED_OUT,
-    KafkaError.NETWORK_EXCEPTION,
-    KafkaError._WAIT_COORD,  # noqa: SLF001
-    KafkaError._TIMED_OUT,  # noqa: SLF001
-    KafkaError._TRANSPORT,  # noqa: SLF001
-    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
-}
 _GENERATION = struct.Struct("<i")
 
+_error, _topic, _partition, _offset, _timestamp, _key, _value = (
+    Message.error, Message.topic, Message.partition, Message.offset,
+    Message.timestamp, Message.key, Message.value,
+)  # fmt: skip
 #: Declared as a mapping or a list; it is a list.
 _headers: Callable[[Message], Any] = Message.headers
+_second = itemgetter(1)
 
 _log = structlog.get_logger(__name__)
 
@@ -109,6 +92,7 @@ class KafkaConsumer:
         self._bounds = bounds
         self._instance = instance
         self._made: Consumer | None = None
+        self._topics: set[str] = set()
         self._positions: dict[ports.TopicPartition, int] = {}
         self._at_end: set[ports.TopicPartition] = set()
         self._paused: set[ports.TopicPartition] = set()
@@ -125,6 +109,7 @@ class KafkaConsumer:
         on_lost: Callback,
     ) -> None:
         """Join the group; callbacks run inside :meth:`poll`."""
+        self._topics = set(topics)
         if "requests" in topics:
             self._properties.update({k: v for k, v in QUICK.items() if k not in self._given})
 
@@ -160,6 +145,7 @@ class KafkaConsumer:
         if self._paused:
             # librdkafka keeps paused what is assigned again.
             self.resume(list(self._paused))
+        self._topics = {topic for topic, _ in offsets}
         self._positions = dict(offsets)
         self._at_end.clear()
         self._consumer.assign([self._theirs(p, offset) for p, offset in offsets.items()])
@@ -210,9 +196,9 @@ class KafkaConsumer:
         # All that is done per message is done in C: a pass of `map` costs some 25 ns each.
         if not any(map(_error, messages)):
             return self._batches(messages)
-        errors = list(map(_error, messages))
+        errors: list[Any] = list(map(_error, messages))
         batches = self._batches(list(compress(messages, map(not_, errors))))
-        last = {TopicPartition(b.topic, b.partition): b.offsets[-1] for b in batches}
+        last = {ports.TopicPartition(b.topic, b.partition): b.offsets[-1] for b in batches}
         for error, message in compress(zip(errors, messages, strict=True), errors):
             self._judge(error, message, last)
         return batches
@@ -220,7 +206,7 @@ class KafkaConsumer:
     def _batches(self, messages: list[Any]) -> list[Batch]:
         batches = []
         for partition, part in self._parts(messages).items():
-            offsets = list(map(_offset, part))
+            offsets: list[Any] = list(map(_offset, part))
             if self._goes_back(partition, offsets):
                 continue
             self._positions[partition] = offsets[-1] + 1
@@ -279,19 +265,22 @@ class KafkaConsumer:
         self.seek(partition, place)
         return True
 
-    def _judge(self, error: KafkaError, message: Any) -> None:
+    def _judge(
+        self, error: KafkaError, message: Any, last: Mapping[ports.TopicPartition, int]
+    ) -> None:
+        """Take what stood between the records, of which ``last`` has the last offsets."""
         code = error.code()
         if code == _EOF:
-            partition = ports.TopicPartition(
-                message.topic()[len(self._prefix) :], message.partition()
-            )
+            partition = self._place(message)
             is_read = partition not in self._paused and partition not in self._gone_back
-            if partition in self._positions and is_read:
+            # Records of the same poll may have come behind that end.
+            is_last = last.get(partition, -1) < message.offset()
+            if partition in self._positions and is_read and is_last:
                 self._positions[partition] = max(self._positions[partition], message.offset())
                 self._at_end.add(partition)
         elif code == _RESET:
             raise self._out_of_range(message)
-        elif code in _MISSING:
+        elif code in MISSING:
             raise Misconfigured(f"Kafka refuses {message.topic() or 'to be read'}: {error.str()}")
         elif code == _FATAL:
             # Nothing else is fatal for a consumer; the cause is only in the text.
@@ -305,7 +294,7 @@ class KafkaConsumer:
 
     def _out_of_range(self, message: Any) -> Stop:
         """Name what cannot be read; Kafka says only that it cannot."""
-        partition = ports.TopicPartition(message.topic()[len(self._prefix) :], message.partition())
+        partition = self._place(message)
         offset, (low, end) = message.offset(), self._bounds(partition)
         return Stop(out_of_range(partition, offset, low, end))
 
@@ -372,5 +361,15 @@ class KafkaConsumer:
     def _theirs(self, partition: ports.TopicPartition, offset: int = -1001) -> TopicPartition:
         return TopicPartition(self._prefix + partition.topic, partition.partition, offset)
 
+    def _place(self, message: Any) -> ports.TopicPartition:
+        return ports.TopicPartition(message.topic()[len(self._prefix) :], message.partition())
+
     def _ours(self, partition: TopicPartition) -> ports.TopicPartition:
         return ports.TopicPartition(partition.topic[len(self._prefix) :], partition.partition)
+
+
+def _headers_of(messages: list[Any]) -> list[ports.Headers]:
+    """Give the headers; mostly no record has any."""
+    if not any(map(_headers, messages)):
+        return [()] * len(messages)
+    return [headers or () for headers in map(_headers, messages)]
