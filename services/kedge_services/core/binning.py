@@ -1,25 +1,20 @@
-"""Counting values on the bins of a reference: how columns become :class:`FeatureCounts`.
-
-A numeric bin is ``(cuts[i-1], cuts[i]]``; what is not finite is in no bin.  A
-categorical bin belongs to one of the reference's top categories, the last one
-to every other *known* category; unknown categories are ``unseen``.  Counting
-is additive: counting a concatenation equals adding the counts of its parts.
-"""
+"""Counting rows on all the bins of a reference: how columns become a :class:`DriftDelta`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kedge.base import Scalar, label_text
+from kedge.base import Scalar
 from kedge.panes import Calibrator, FeatureReference, Reference
-from kedge_services.core.columns import SCALARS, Values, aligned, clean, numbers, tally
+from kedge_services.core.columns import Coded, Values, aligned, coded
 from kedge_services.core.deltas import DriftDelta
-from kedge_services.core.few_numbers import MOST_STEPS, FewNumbers
+from kedge_services.core.feature_binning import FEW, FeatureBinner, bin_values, finite_numbers
+from kedge_services.core.grid import BLOCK_ROWS, Grid, GridCounts
 from kedge_services.core.rank_pairs import Projector
 from kedge_services.core.sketches import FeatureCounts, LatencyCounts, ScoreCounts
 
@@ -34,172 +29,22 @@ __all__ = [
     "output_score",
 ]
 
-#: Up to so many values a loop over them is quicker than arrays.
-_FEW = 40
-#: So many squares of clipped steps (2**40 each) add exactly as floats.
-_EXACT_ROWS = 1 << 12
+#: Values of a block: as many as stay near the processor.
+_BLOCK_VALUES: Final = 1 << 17
+_LEAST_BLOCK: Final = 128
+#: Columns beside the features; no name can be one of these.
+_SCORE: Final = 0
+_PREDICTION: Final = 1
+_Name = str | Literal[0, 1]
 
 
-class FeatureBinner:
-    """Counts columns of one feature; what can be prepared is prepared once.
+class _Arrays(NamedTuple):
+    """What was counted of those columns that are arrays."""
 
-    Parameters
-    ----------
-    reference
-        The bins: cuts and range, or categories.
-    """
-
-    __slots__ = ("_centre", "_cuts", "_few", "_index", "_max", "_min", "_size", "_step")
-
-    def __init__(self, reference: FeatureReference) -> None:
-        self._cuts: NDArray[np.float64] | None = None
-        self._index: dict[str, int] = {}
-        self._min, self._max = reference.min, reference.max
-        self._centre, self._step = reference.centre, reference.step
-        if reference.kind == "numeric":
-            self._cuts = np.asarray(reference.cuts, dtype=np.float64)
-            self._few = FewNumbers(reference)
-            self._size = self._cuts.size + 1
-        else:
-            top = len(reference.categories)
-            self._size = top + 1
-            self._index = dict.fromkeys(reference.others, top)
-            self._index.update({name: i for i, name in enumerate(reference.categories)})
-
-    def zero(self) -> FeatureCounts:
-        """Give the counts of no values at all."""
-        return FeatureCounts.zero(self._size)
-
-    def prepared(self, values: Values) -> Values:
-        """Give a column in the form that is quickest where it is needed more than once."""
-        return values if self._cuts is None or len(values) <= _FEW else clean(values)
-
-    def count(self, values: Values) -> FeatureCounts:
-        """Count a column.
-
-        Parameters
-        ----------
-        values
-            Numbers, strings, booleans and None, or a float64 array.  In a
-            numeric feature a string is a ``type_error`` and a boolean counts
-            as 0 or 1; in a categorical one a number or boolean is counted by
-            its :func:`kedge.base.label_text`.
-        """
-        if self._cuts is None:
-            return self._count_categories(values)
-        if len(values) <= _FEW and not isinstance(values, np.ndarray):
-            return self._few.count(values)
-        return self._count_numbers(values, self._cuts)
-
-    def _count_numbers(self, values: Values, cuts: NDArray[np.float64]) -> FeatureCounts:
-        array, null, type_error, too_large = numbers(values)
-        finite = array[np.isfinite(array)]
-        finite.sort()
-        not_numbers = int(np.isnan(array).sum())
-        # C_i = #{v <= c_i}: exact integers, whatever the order of the values.
-        cumulative = finite.searchsorted(cuts, side="right")
-        bins = np.diff(cumulative, prepend=0, append=finite.size).astype(np.int64)
-        below = 0 if self._min is None else int(finite.searchsorted(self._min, side="left"))
-        above = (
-            0
-            if self._max is None
-            else finite.size - int(finite.searchsorted(self._max, side="right"))
-        )
-        counts = FeatureCounts(
-            bins,
-            null=null,
-            nan=not_numbers,
-            inf=array.size - finite.size - not_numbers + too_large,
-            type_error=type_error,
-            below=below,
-            above=above,
-        )
-        if finite.size:
-            # Adding 0.0 gives zero one spelling, whichever sign came first.
-            counts.min, counts.max = float(finite[0]) + 0.0, float(finite[-1]) + 0.0
-            self._add_moments(counts, finite)
-        return counts
-
-    def _add_moments(self, counts: FeatureCounts, finite: NDArray[np.float64]) -> None:
-        with np.errstate(over="ignore"):
-            z = (finite - self._centre) / self._step
-        far = np.abs(z) > MOST_STEPS
-        if far.any():
-            counts.clipped = int(far.sum())
-            z = np.clip(z, -MOST_STEPS, MOST_STEPS)
-        # Integers below 2**53 add exactly in floats, in whatever order.
-        z = np.rint(z)
-        counts.total_z = int(z.sum())
-        counts.squares_z = _exact_sum(z * z)
-
-    def places(self, values: Values) -> NDArray[np.int64]:
-        """Give the place of every value: its bin, or behind the bins null, nan, inf, ....
-
-        Those are, in this order: null, nan, inf, type_error, unseen.
-        """
-        if self._cuts is None:
-            return np.fromiter(
-                (self._place(value) for value in values), dtype=np.int64, count=len(values)
-            )
-        array = aligned(values)
-        found = self._cuts.searchsorted(array, side="left").astype(np.int64)
-        strange = np.flatnonzero(~np.isfinite(array))
-        found[strange] = [self._place(values[i]) for i in strange.tolist()]
-        return found
-
-    def _place(self, value: Any) -> int:
-        """Give the place of a category, or of what is no value."""
-        size = self._size
-        if value is None:
-            return size
-        if isinstance(value, float) and not math.isfinite(value):
-            return size + (1 if math.isnan(value) else 2)
-        if self._cuts is not None:
-            return size + (2 if isinstance(value, int) else 3)
-        if type(value) not in SCALARS:
-            return size + 3
-        return self._index.get(label_text(value), size + 4)
-
-    def is_outside(self, values: Values) -> NDArray[np.bool_]:
-        """Say of every value whether it is beyond the reference's range, or unseen in it.
-
-        What is no value of the feature at all (null, not finite, a wrong type) is not.
-        """
-        if self._cuts is None:
-            index = self._index
-            return np.fromiter(
-                (
-                    type(v) in SCALARS
-                    and v is not None
-                    and not (isinstance(v, float) and not math.isfinite(v))
-                    and label_text(v) not in index
-                    for v in values
-                ),
-                dtype=np.bool_,
-                count=len(values),
-            )
-        low = -math.inf if self._min is None else self._min
-        high = math.inf if self._max is None else self._max
-        array = aligned(values)
-        return np.isfinite(array) & ((array < low) | (array > high))
-
-    def _count_categories(self, values: Values) -> FeatureCounts:
-        counts = self.zero()
-        for value, number in tally(values):
-            if value is None:
-                counts.null += number
-            elif isinstance(value, float) and not math.isfinite(value):
-                if math.isnan(value):
-                    counts.nan += number
-                else:
-                    counts.inf += number
-            elif type(value) not in SCALARS:
-                counts.type_error += number
-            elif (position := self._index.get(label_text(value))) is None:
-                counts.unseen += number
-            else:
-                counts.bins[position] += number
-        return counts
+    counts: GridCounts
+    at: Mapping[_Name, int]
+    outside: NDArray[np.bool_] | None
+    projection: NDArray[np.int64] | None
 
 
 class Binner:
@@ -215,7 +60,8 @@ class Binner:
         Whether to count how pairs of features go together too.
     """
 
-    __slots__ = ("_calibrator", "_projector", "features", "prediction", "score")
+    __slots__ = ("_calibrator", "_grid", "_numeric", "_projector", "features", "prediction",
+                 "score")  # fmt: skip
 
     def __init__(
         self,
@@ -236,17 +82,34 @@ class Binner:
         self._projector: Projector | None = None
         if multivariate and reference.projection is not None:
             self._projector = Projector(reference.projection.features, reference.features)
+        self._numeric = self._numeric_columns(reference)
+        self._grid: Grid | None = None
+
+    def _numeric_columns(self, reference: Reference) -> dict[_Name, FeatureReference]:
+        """Give all numeric columns, those first that are paired, in the order of their pairs."""
+        paired = [] if self._projector is None else self._projector.names
+        features: list[str] = [name for name in paired if name in self.features]
+        found: dict[_Name, FeatureReference] = {
+            name: reference.features[name]
+            for name in dict.fromkeys([*features, *self.features])
+            if self.features[name].is_numeric
+        }
+        for name, beside in ((_SCORE, reference.score), (_PREDICTION, reference.prediction)):
+            if beside is not None and beside.kind == "numeric":
+                found[name] = beside
+        return found
 
     def count(
         self,
         columns: Mapping[str, Values],
         *,
         rows: int,
-        predictions: Values | None = None,
-        scores: Sequence[float | None] | None = None,
-        answers: Sequence[str | float | None] | None = None,
-        answer_scores: Sequence[float | None] | None = None,
-        latencies: Sequence[float | None] | None = None,
+        predictions: Values | Coded | None = None,
+        scores: Values | None = None,
+        answers: Sequence[str | float | None] | Coded | None = None,
+        answer_scores: Values | None = None,
+        latencies: Sequence[float | None] | NDArray[np.float64] | None = None,
+        nulls: Mapping[str | Literal[0, 1], int] = MappingProxyType({}),
     ) -> DriftDelta:
         """Count ``rows`` rows given as columns; a feature without a column is all null.
 
@@ -259,50 +122,161 @@ class Binner:
             The scores that are told apart by them; None: ``scores``.
         latencies
             In ms, where they are known.
+        nulls
+            Of the columns that are arrays, how many of the NaN are nulls; by name, 0 for
+            the score and 1 for the prediction.
         """
         delta = DriftDelta(rows=rows)
-        outside: NDArray[np.bool_] | None = None
-        present = {
+        present: dict[_Name, Values] = {
             name: binner.prepared(columns[name])
             for name, binner in self.features.items()
             if name in columns
         }
+        if self.score is not None and scores is not None:
+            present[_SCORE] = self.score.prepared(scores)
+        if self.prediction is not None and predictions is not None:
+            if isinstance(predictions, Coded):
+                delta.prediction = self.prediction.count(predictions)
+            else:
+                present[_PREDICTION] = self.prediction.prepared(predictions)
+        arrays = self._count_arrays(present, rows)
+        outside = None if arrays is None else arrays.outside
         for name, binner in self.features.items():
             column = present.get(name)
             if column is None:
                 delta.features[name] = binner.zero()
                 delta.features[name].null = rows
                 continue
-            counts = delta.features[name] = binner.count(column)
-            if counts.below or counts.above or counts.unseen:
+            counts = delta.features[name] = _counted(binner, name, column, arrays, nulls)
+            if (counts.below or counts.above or counts.unseen) and not (
+                arrays is not None and name in arrays.at
+            ):
                 mine = binner.is_outside(column)
                 outside = mine if outside is None else outside | mine
-        delta.outside = 0 if outside is None else int(outside.sum())
+        delta.outside = 0 if outside is None else int(np.count_nonzero(outside))
         if self._projector is not None:
-            delta.projection = self._projector.count(present, rows=rows)
-        if self.prediction is not None and predictions is not None:
-            delta.prediction = self.prediction.count(predictions)
+            delta.projection = None if arrays is None else arrays.projection
+            if delta.projection is None:
+                named = {name: v for name, v in present.items() if isinstance(name, str)}
+                delta.projection = self._projector.count(named, rows=rows)
+        if self.prediction is not None and _PREDICTION in present:
+            column = present[_PREDICTION]
+            delta.prediction = _counted(self.prediction, _PREDICTION, column, arrays, nulls)
         if self.score is not None and scores is not None:
-            delta.score = self.score.count(scores)
+            delta.score = _counted(self.score, _SCORE, present[_SCORE], arrays, nulls)
             if answers is not None:
-                delta.scores = self._by_answer(
-                    answers, scores if answer_scores is None else answer_scores
-                )
+                told = present[_SCORE] if answer_scores is None else answer_scores
+                delta.scores = self._by_answer(answers, aligned(told))
         if latencies is not None:
             delta.latency = LatencyCounts.of(latencies)
         return delta
 
-    def _by_answer(
-        self, answers: Sequence[str | float | None], scores: Sequence[float | None]
-    ) -> dict[str, ScoreCounts]:
-        groups: dict[str, list[float]] = {}
-        for answer, score in zip(answers, scores, strict=True):
-            if isinstance(answer, str) and score is not None and math.isfinite(score):
-                groups.setdefault(answer, []).append(score)
-        return {
-            answer: ScoreCounts.of(calibrated(self._calibrator, np.array(group)))
-            for answer, group in sorted(groups.items())
+    def _count_arrays(self, present: Mapping[_Name, Values], rows: int) -> _Arrays | None:
+        """Count the numeric columns that are arrays, a block of rows at a time."""
+        arrays = {
+            name: values
+            for name in self._numeric
+            if isinstance(values := present.get(name), np.ndarray)
         }
+        if rows <= FEW or not arrays:
+            return None
+        grid = self._grid
+        if grid is None:
+            ranks = {} if self._projector is None else self._projector.ranks
+            grid = self._grid = Grid(
+                list(self._numeric.values()),
+                {i: ranks[name] for i, name in enumerate(self._numeric) if name in ranks},
+                beside=sum(name in (_SCORE, _PREDICTION) for name in self._numeric),
+            )
+        at = {name: i for i, name in enumerate(self._numeric)}
+        counts, beyond = grid.counts(), []
+        sums = None if self._projector is None else self._projector.zero(rows)
+        others = self._other_ranks(present, arrays)
+        step = min(BLOCK_ROWS, max(_LEAST_BLOCK, _BLOCK_VALUES // grid.features))
+        for start in range(0, rows, step):
+            end = min(rows, start + step)
+            block = np.empty((grid.features, end - start))
+            for name, i in at.items():
+                block[i] = arrays[name][start:end] if name in arrays else np.nan
+            places, outside = counts.add(block)
+            if outside is not None:
+                beyond.append((start, outside))
+            if sums is not None and self._projector is not None:
+                paired = min(len(self._projector.names), grid.features)
+                found = grid.ranks(places[:paired])
+                if others is not None:
+                    found = self._all_ranks(found, others, start, end)
+                sums[1:] += self._projector.sums(found)
+        whole: NDArray[np.bool_] | None = None
+        if beyond:
+            whole = np.zeros(rows, dtype=np.bool_)
+            for start, outside in beyond:
+                whole[start : start + outside.size] = outside
+        return _Arrays(counts, {name: at[name] for name in arrays}, whole, sums)
+
+    def _other_ranks(
+        self, present: Mapping[_Name, Values], arrays: Mapping[_Name, Values]
+    ) -> dict[str, NDArray[np.float32]] | None:
+        """Give the rank scores of paired features that are no arrays; None for no such."""
+        if self._projector is None or all(name in arrays for name in self._projector.names):
+            return None
+        return {
+            name: self._projector.scores_of(name, present[name])
+            for name in self._projector.names
+            if name in present and name not in arrays
+        }
+
+    def _all_ranks(
+        self,
+        ranks: NDArray[np.float32],
+        others: Mapping[str, NDArray[np.float32]],
+        start: int,
+        end: int,
+    ) -> NDArray[np.float32]:
+        """Put the rank scores of a block into the order of the pairs."""
+        assert self._projector is not None
+        found = np.zeros((len(self._projector.names), end - start), dtype=np.float32)
+        position = {name: i for i, name in enumerate(self._numeric)}
+        for row, name in zip(found, self._projector.names, strict=True):
+            if name in others:
+                row[:] = others[name][start:end]
+            elif name in position:
+                row[:] = ranks[position[name]]
+        return found
+
+    def _by_answer(
+        self, answers: Sequence[str | float | None] | Coded, scores: NDArray[np.float64]
+    ) -> dict[str, ScoreCounts]:
+        """Count the finite scores of every answer that is a text."""
+        if not isinstance(answers, Coded):
+            answers = coded(answers)
+        names = sorted({name for name in answers.names if isinstance(name, str)})
+        place = {name: i for i, name in enumerate(names)}
+        groups = np.array([*(place.get(name, -1) for name in answers.names), -1])[answers.codes]
+        kept = (groups >= 0) & np.isfinite(scores)
+        if not kept.all():
+            groups, scores = groups[kept], scores[kept]
+        shares = calibrated(self._calibrator, scores)
+        counts = ScoreCounts.of_groups(shares, groups, len(names))
+        return {name: found for name, found in zip(names, counts, strict=True) if found.n.any()}
+
+
+def _counted(
+    binner: FeatureBinner,
+    name: _Name,
+    column: Values,
+    arrays: _Arrays | None,
+    nulls: Mapping[str | Literal[0, 1], int],
+) -> FeatureCounts:
+    """Count a column, or find its counts among those of the arrays."""
+    null = nulls.get(name, 0)
+    if arrays is not None and name in arrays.at:
+        return arrays.counts.feature(arrays.at[name], null=null)
+    counts = binner.count(column)
+    if null:
+        counts.nan -= null
+        counts.null += null
+    return counts
 
 
 def calibrated(calibrator: Calibrator | None, scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -311,26 +285,6 @@ def calibrated(calibrator: Calibrator | None, scores: NDArray[np.float64]) -> ND
         return scores
     shares: NDArray[np.float64] = np.interp(scores, calibrator.x, calibrator.y)
     return shares
-
-
-def bin_values(reference: FeatureReference, values: Values) -> FeatureCounts:
-    """Count one column on the bins of its reference; see :meth:`FeatureBinner.count`.
-
-    >>> few = FeatureReference(kind="numeric", cuts=[0.0, 1.0], counts=[1, 1, 1], total=3,
-    ...                        min=-1.0, max=2.0)
-    >>> counts = bin_values(few, [0.0, 0.5, 9, None, "x"])
-    >>> counts.bins.tolist(), counts.above, counts.null, counts.type_error
-    ([1, 1, 1], 1, 1, 1)
-    """
-    return FeatureBinner(reference).count(values)
-
-
-def finite_numbers(values: Values) -> NDArray[np.float64]:
-    """Give the numbers that have a bin, sorted."""
-    array, *_ = numbers(values)
-    finite = array[np.isfinite(array)]
-    finite.sort()
-    return finite
 
 
 def output_label(output: Mapping[str, Any] | None) -> Scalar | None:
@@ -353,9 +307,3 @@ def output_score(output: Mapping[str, Any] | None) -> float | None:
 
 def _optional(reference: FeatureReference | None) -> FeatureBinner | None:
     return None if reference is None else FeatureBinner(reference)
-
-
-def _exact_sum(values: NDArray[np.float64]) -> int:
-    return sum(
-        int(values[at : at + _EXACT_ROWS].sum()) for at in range(0, values.size, _EXACT_ROWS)
-    )

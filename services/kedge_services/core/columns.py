@@ -5,20 +5,64 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kedge.base import Scalar
 
-__all__ = ["FLOATS", "SCALARS", "Values", "aligned", "clean", "numbers", "tally"]
+__all__ = [
+    "FLOATS",
+    "SCALARS",
+    "Coded",
+    "Values",
+    "aligned",
+    "clean",
+    "coded",
+    "numbers",
+    "tally",
+]
 
 Values = Sequence[Scalar | None] | NDArray[np.float64]
 
 SCALARS = frozenset({float, int, bool, str, type(None)})
 _NUMBERS = frozenset({float, int, bool, type(None)})
 FLOATS = _NUMBERS - {type(None)}
+
+
+class Coded(NamedTuple):
+    """A column of few distinct values: ``names[codes[i]]`` is the value of row i.
+
+    A code of -1 says that there is none.
+    """
+
+    codes: NDArray[np.int64]
+    names: list[Any]
+
+    def values(self) -> list[Scalar | None]:
+        """Give the values one by one."""
+        names = [*self.names, None]
+        return [names[code] for code in self.codes.tolist()]
+
+
+def coded(values: Sequence[Scalar | None]) -> Coded:
+    """Tell the distinct values of a column apart, None among them, by their types, too.
+
+    >>> coded(["a", None, "a"])
+    Coded(codes=array([0, 1, 0]), names=['a', None])
+    """
+    kinds = set(map(type, values))
+    if bool in kinds and kinds & {int, float}:
+        # True, 1 and 1.0 are equal to Python.
+        typed = list(zip(map(type, values), values, strict=True))
+        apart = {key: i for i, key in enumerate(dict.fromkeys(typed))}
+        found = map(apart.__getitem__, typed)
+        names = [value for _, value in apart]
+    else:
+        names = list(dict.fromkeys(values))
+        found = map({value: i for i, value in enumerate(names)}.__getitem__, values)
+    return Coded(np.fromiter(found, np.int64, len(values)), names)
 
 
 def clean(values: Values) -> Values:
@@ -69,8 +113,11 @@ def aligned(values: Values) -> NDArray[np.float64]:
     )
 
 
-def tally(values: Values) -> Iterable[tuple[Any, int]]:
+def tally(values: Values | Coded) -> Iterable[tuple[Any, int]]:
     """Count equal values; True, 1 and 1.0 are equal to Python, so booleans are kept apart."""
+    if isinstance(values, Coded):
+        counts = np.bincount(values.codes + 1, minlength=1 + len(values.names)).tolist()
+        return [(v, n) for v, n in zip([None, *values.names], counts, strict=True) if n]
     if isinstance(values, np.ndarray):
         return Counter(values.tolist()).items()
     if bool in (kinds := set(map(type, values))) and kinds & {int, float}:

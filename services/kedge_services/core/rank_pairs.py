@@ -114,10 +114,10 @@ def pairs_of(features: int) -> tuple[_Ints, _Ints]:
     return first, (first + ahead) % features
 
 
-def margins(counts: FeatureCounts, scores: _Ints) -> tuple[int, int]:
-    """Give the sums of a feature's scores and of their squares over the rows of a window."""
-    bins = np.append(counts.bins, counts.unseen)
-    return int(bins @ scores[:-1]), int(bins @ (scores[:-1] ** 2))
+def margins(bins: Sequence[int], scores: _Ints) -> tuple[int, int]:
+    """Give the sums of a feature's scores and of their squares over rows in these bins."""
+    counts, used = np.array(bins, dtype=np.int64), scores[: len(bins)]
+    return int(counts @ used), int(counts @ (used**2))
 
 
 def correlations(rows: Any, products: _Floats, totals: _Floats, squares: _Floats) -> _Floats:
@@ -126,20 +126,20 @@ def correlations(rows: Any, products: _Floats, totals: _Floats, squares: _Floats
     Parameters
     ----------
     rows
-        Their number.
+        Their number, or of windows side by side, shape (windows, 1).
     products
-        Sums of the products, shape (pairs,).
+        Sums of the products, shape (..., pairs).
     totals, squares
-        Sums of the features' scores and of their squares, shape (features,), in the
+        Sums of the features' scores and of their squares, shape (..., features), in the
         order of :func:`order_of`.
     """
-    first, second = pairs_of(totals.size)
+    first, second = pairs_of(totals.shape[-1])
     mean = totals / rows
     variance = squares / rows - mean * mean
-    covariance = products / rows - mean[first] * mean[second]
+    covariance = products / rows - mean[..., first] * mean[..., second]
     # Rounding leaves crumbs of a constant; scores are integers, so nothing is as small.
     variance[variance < _CRUMBS] = np.nan
-    found: _Floats = covariance / np.sqrt(variance[first] * variance[second])
+    found: _Floats = covariance / np.sqrt(variance[..., first] * variance[..., second])
     return found
 
 
@@ -154,10 +154,37 @@ class Projector:
         The reference's.
     """
 
-    __slots__ = ("_scorers",)
+    __slots__ = ("_scorers", "names")
 
     def __init__(self, names: Sequence[str], features: Mapping[str, FeatureReference]) -> None:
+        self.names = list(names)
         self._scorers = {name: _Scorer(name, features[name]) for name in names}
+
+    @property
+    def ranks(self) -> dict[str, NDArray[np.float32]]:
+        """The rank scores of every feature's bins, as :func:`rank_scores` gives them."""
+        return {name: scorer.ranks for name, scorer in self._scorers.items()}
+
+    def zero(self, rows: int) -> _Ints:
+        """Give what :meth:`count` gives of so many rows without values."""
+        sums = np.zeros(1 + pairs_of(len(self._scorers))[0].size, dtype=np.int64)
+        sums[0] = rows
+        return sums
+
+    def sums(self, ranks: NDArray[np.float32]) -> _Ints:
+        """Give the sums of the products of all pairs.
+
+        Parameters
+        ----------
+        ranks
+            Rank scores, shape (features, rows), of at most 8,192 rows.
+        """
+        found: _Ints = _pair_sums(ranks, ranks).astype(np.int64)
+        return found
+
+    def scores_of(self, name: str, values: Values) -> NDArray[np.float32]:
+        """Give the rank scores of a column."""
+        return self._scorers[name].scores(values)
 
     def count(self, columns: Mapping[str, Values], *, rows: int) -> _Ints:
         """Give the number of rows followed by the sums of products.
@@ -172,10 +199,9 @@ class Projector:
         ndarray
             int64, shape (1 + pairs,).
         """
-        first, second = pairs_of(len(self._scorers))
-        sums = np.zeros(1 + first.size, dtype=np.int64)
-        sums[0] = rows
+        sums = self.zero(rows)
         if rows <= _FEW:
+            first, second = pairs_of(len(self._scorers))
             few = np.array([
                 scorer.few(columns[name]) if name in columns else [0.0] * rows
                 for name, scorer in self._scorers.items()
@@ -183,8 +209,7 @@ class Projector:
             sums[1:] = np.einsum("ij,ij->i", few.take(first, 0), few.take(second, 0))
             return sums
         for at in range(0, rows, _EXACT_ROWS):
-            scores = self.scores(columns, at, min(rows, at + _EXACT_ROWS))
-            sums[1:] += _pair_sums(scores, scores).astype(np.int64)
+            sums[1:] += self.sums(self.scores(columns, at, min(rows, at + _EXACT_ROWS)))
         return sums
 
     def scores(self, columns: Mapping[str, Values], start: int, end: int) -> NDArray[np.float32]:
@@ -201,11 +226,11 @@ class Projector:
 class _Scorer:
     """Gives the rank scores of the values of one feature."""
 
-    __slots__ = ("_cuts", "_edges", "_known", "_scores", "_table", "_unseen")
+    __slots__ = ("_cuts", "_edges", "_known", "_table", "_unseen", "ranks")
 
     def __init__(self, name: str, feature: FeatureReference) -> None:
         scores = rank_scores(name, feature)
-        self._scores = scores.astype(np.float32)
+        self.ranks = scores.astype(np.float32)
         self._table: list[float] = scores.astype(np.float64).tolist()
         self._unseen: float = self._table[-2]
         self._edges: list[float] = [float(cut) for cut in feature.cuts]
@@ -246,7 +271,7 @@ class _Scorer:
         finite = np.isfinite(array)
         if not finite.all():
             bins[~finite] = -1
-        return self._scores[bins]
+        return self.ranks[bins]
 
     def _of_categories(self, values: Values) -> NDArray[np.float32]:
         found = values.tolist() if isinstance(values, np.ndarray) else values

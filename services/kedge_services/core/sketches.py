@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final, Self
 
 import numpy as np
@@ -33,6 +34,8 @@ __all__ = [
 FIXED_POINT: Final = 1 << 30
 #: Bins of equal width on [0, 1]; bin i is [i/100, (i+1)/100), the last one closed.
 SCORE_BINS: Final = 100
+#: So many scores in :data:`FIXED_POINT` add exactly as floats.
+_EXACT_SCORES: Final = 1 << 20
 _LABELLED: Final = ("positive", "negative", "total")
 
 #: From below 1 us to an hour and more.
@@ -156,11 +159,20 @@ class ScoreCounts:
     @classmethod
     def of(cls, scores: NDArray[np.float64]) -> Self:
         """Count a column of finite scores."""
-        inside = np.clip(scores, 0.0, 1.0)
-        bins = _bins_of(inside)
-        counts = cls(np.bincount(bins, minlength=SCORE_BINS).astype(np.int64))
-        np.add.at(counts.total, bins, _fixed(inside))
-        return counts
+        return cls.of_groups(scores, np.zeros(scores.size, dtype=np.int64), 1)[0]
+
+    @classmethod
+    def of_groups(cls, scores: NDArray[np.float64], groups: _Ints, number: int) -> list[Self]:
+        """Count finite scores in so many groups; ``groups`` says to which each belongs."""
+        n = np.zeros((number, SCORE_BINS), dtype=np.int64)
+        total = np.zeros((number, SCORE_BINS), dtype=np.int64)
+        for at in range(0, scores.size, _EXACT_SCORES):
+            inside = np.clip(scores[at : at + _EXACT_SCORES], 0.0, 1.0)
+            bins = groups[at : at + _EXACT_SCORES] * SCORE_BINS + _bins_of(inside)
+            n += np.bincount(bins, minlength=n.size).reshape(n.shape)
+            fixed = np.bincount(bins, weights=np.rint(inside * FIXED_POINT), minlength=n.size)
+            total += fixed.astype(np.int64).reshape(n.shape)
+        return [cls(n[group], total[group]) for group in range(number)]
 
     def add(self, other: ScoreCounts) -> None:
         """Add the other's counts to these."""
@@ -287,8 +299,13 @@ class LatencyCounts:
     bins: dict[int, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, latencies_ms: Sequence[float | None]) -> Self:
+    def of(cls, latencies_ms: Sequence[float | None] | NDArray[np.float64]) -> Self:
         """Count a column; what is no finite number is left out."""
+        if isinstance(latencies_ms, np.ndarray):
+            finite = latencies_ms[np.isfinite(latencies_ms)]
+            counts = np.bincount(_latency_edges().searchsorted(finite, side="right"))
+            low = _LATENCY_BINS[0]
+            return cls({low + at: n for at, n in enumerate(counts.tolist()) if n})
         known = [ms for ms in latencies_ms if ms is not None and math.isfinite(ms)]
         return cls(dict(Counter(map(_latency_bin, known))))
 
@@ -319,6 +336,21 @@ class LatencyCounts:
     def decode(cls, data: Iterable[tuple[int, int]]) -> Self:
         """Read what :meth:`encode` gave."""
         return cls(dict(data))
+
+
+@cache
+def _latency_edges() -> NDArray[np.float64]:
+    """Give the least float of every bin but the first, as :func:`_latency_bin` has it."""
+    low, high = _LATENCY_BINS
+    edges = []
+    for at in range(low + 1, high + 1):
+        edge = 2.0 ** (at / 4)
+        while _latency_bin(edge) >= at:
+            edge = math.nextafter(edge, 0.0)
+        while _latency_bin(edge) < at:
+            edge = math.nextafter(edge, math.inf)
+        edges.append(edge)
+    return np.array(edges)
 
 
 def _latency_bin(latency_ms: float) -> int:
