@@ -184,6 +184,39 @@ def test_a_paused_partition_is_not_at_its_end_until_it_is_resumed(driver: Driver
     assert consumer.lag(PLACE) == 0
 
 
+def test_the_lag_of_a_paused_partition_grows_with_what_is_written(driver: Driver) -> None:
+    driver.write("log", b"v")
+    consumer = driver.consumer()
+    consumer.assign({PLACE: 0})
+    driver.read(consumer, PLACE)
+    consumer.pause([PLACE])
+    # Each with its marker.
+    for expected in (2, 4):
+        driver.write("log", b"w")
+        driver.until(lambda: consumer.lag(PLACE) == expected, consumer)  # noqa: B023 -- it ends here
+
+
+def test_a_poll_gives_one_batch_a_partition_in_the_order_of_offsets(driver: Driver) -> None:
+    for n in range(3):
+        driver.write("log", b"a%d" % n)
+        driver.write("other", b"b%d" % n)
+    consumer = driver.consumer()
+    consumer.assign({PLACE: 0, OTHER: 0})
+    read: list[Batch] = []
+
+    def read_on() -> bool:
+        batches = consumer.poll(100, 0.05)
+        places = [(batch.topic, batch.partition) for batch in batches]
+        assert len(places) == len(set(places))
+        read.extend(batches)
+        return consumer.at_end(PLACE) and consumer.at_end(OTHER)
+
+    driver.until(read_on)
+    for place, letter in ((PLACE, b"a"), (OTHER, b"b")):
+        mine = [b for b in read if TopicPartition(b.topic, b.partition) == place]
+        assert values(mine) == [letter + b"0", letter + b"1", letter + b"2"]
+
+
 def test_after_a_resume_at_the_end_the_end_is_noticed_again(driver: Driver) -> None:
     driver.write("log", b"v")
     consumer = driver.consumer()

@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 from confluent_kafka import KafkaError
 
-from kedge_services.runtime.kafka import next_move
+from kedge_services.runtime.kafka_errors import next_move
 
 
 @pytest.mark.parametrize(

@@ -10,23 +10,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NoReturn, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import (
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 
 from kedge.errors import BrokerUnavailable, Fenced, KedgeError, Misconfigured, Stop
 from kedge_services.runtime import ports
 from kedge_services.runtime.admin import client_properties
 from kedge_services.runtime.bounded import bounded
 from kedge_services.runtime.kafka_consumer import KafkaConsumer
-from kedge_services.runtime.kafka_errors import PASSING
+from kedge_services.runtime.kafka_errors import FENCED, PASSING, next_move
 from kedge_services.runtime.kafka_properties import COMMON, PRODUCER
 from kedge_services.runtime.ports import Position, Produce, TransactionAborted
 from kedge_services.runtime.settings import Settings
 
-__all__ = ["KafkaBackend", "KafkaProducer", "next_move"]
+__all__ = ["KafkaBackend", "KafkaProducer"]
 
 T = TypeVar("T")
 
@@ -35,24 +42,12 @@ _log = structlog.get_logger(__name__)
 #: A call that takes longer counts as failed.  Those of a transaction stay together
 #: below 20 % of max.poll.interval.ms (300 s), the budget of a revocation.
 _PATIENCE_S = 15.0
+#: How long it is waited for what is only shown.
+_ENDS_S = 0.5
 #: How often it is said that no broker answers.
 _SAY_AGAIN_S = 10.0
 #: How long Kafka, which is there, may take to end the former transaction of a slot.
 _ENDING_S = 30.0
-
-_FENCED = {
-    KafkaError._FENCED,  # noqa: SLF001 -- its public name begins like that
-    KafkaError.PRODUCER_FENCED,
-    KafkaError.INVALID_PRODUCER_EPOCH,
-    KafkaError.FENCED_INSTANCE_ID,
-}
-_NO_ANSWER = {
-    KafkaError._TIMED_OUT,  # noqa: SLF001
-    KafkaError._TIMED_OUT_QUEUE,  # noqa: SLF001
-    KafkaError._TRANSPORT,  # noqa: SLF001
-    KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
-    KafkaError._RESOLVE,  # noqa: SLF001
-}
 
 
 class KafkaBackend:
@@ -80,6 +75,7 @@ class KafkaBackend:
             self._properties,
             prefix=self._prefix,
             bounds=self.bounds,
+            ends=self.ends,
             group=None if group is None else self._prefix + group,
             instance=None if instance is None else self._prefix + instance,
         )
@@ -133,6 +129,25 @@ class KafkaBackend:
             lambda: self._metadata().get_watermark_offsets(wanted, timeout=self._patience_s)
         )
         return low, end
+
+    def ends(self, partitions: Sequence[ports.TopicPartition]) -> dict[ports.TopicPartition, int]:
+        """Give read-uncommitted end offsets; those that nobody knows just now are absent.
+
+        On a connection of its own: on that of a reading consumer the question would
+        wait behind the answer to a fetch.
+        """
+        asked = [
+            TopicPartition(self._prefix + p.topic, p.partition, OFFSET_END) for p in partitions
+        ]
+        try:
+            found = self._metadata().offsets_for_times(asked, timeout=_ENDS_S) if asked else []
+        except KafkaException:
+            return {}
+        return {
+            ports.TopicPartition(place.topic[len(self._prefix) :], place.partition): place.offset
+            for place in found
+            if place.error is None and place.offset >= 0
+        }
 
     def _answer(self, ask: Callable[[], Any]) -> Any:
         """Ask until there is an answer: leaders move, and new topics have none at first."""
@@ -199,23 +214,6 @@ def _say_unreachable() -> Callable[[KafkaError], None]:
             _log.warning("no Kafka answers; trying again", error=error.str())
 
     return say
-
-
-def next_move(error: KafkaError) -> Literal["again", "restore", "replace", "leave", "stop"]:
-    """Say what follows from an error of a transactional call.
-
-    ``again``: the same call.  ``restore``: abort, and back to what is committed.
-    ``replace``: the same, with a new producer, as this one is broken or nobody
-    knows how its transaction ended.  ``leave``: the slot has another owner.
-    ``stop``: a person has to look.
-    """
-    if error.code() in _FENCED:
-        return "leave"
-    if error.fatal() or error.code() in _NO_ANSWER:
-        return "replace"
-    if error.txn_requires_abort():
-        return "restore"
-    return "again" if error.retriable() else "stop"
 
 
 class KafkaProducer:
@@ -335,7 +333,7 @@ class KafkaProducer:
                 patience_s = max(self._patience_s, _ENDING_S) if is_ending else self._patience_s
                 if (cause.retriable() or is_ending) and time.monotonic() < began + patience_s:
                     continue
-                if cause.code() in _FENCED:
+                if cause.code() in FENCED:
                     self._fail(error)
                 raise self._unavailable(error) from error
             else:

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 from confluent_kafka import (
     OFFSET_BEGINNING,
+    OFFSET_END,
     Consumer,
     KafkaError,
     KafkaException,
@@ -40,6 +41,8 @@ _CALL_S = 15.0
 #: How long an answer about offsets is waited for while a transaction holds them.
 _PENDING_S = 0.3
 _WAKE_S = 1.0
+#: How often it is asked how far behind we are.
+_LOOK_S = 1.0
 
 _EOF = KafkaError._PARTITION_EOF  # noqa: SLF001 -- its public name begins like that
 _FATAL = KafkaError._FATAL  # noqa: SLF001
@@ -70,6 +73,8 @@ class KafkaConsumer:
         Of all topics.
     bounds
         Gives first and read-uncommitted end offset of a partition.
+    ends
+        Gives the end offsets of partitions at once, of those of which they are known.
     group, instance
         With their prefix; without a group it can only ``assign``.
     """
@@ -80,6 +85,7 @@ class KafkaConsumer:
         *,
         prefix: str,
         bounds: Callable[[ports.TopicPartition], tuple[int, int]],
+        ends: Callable[[Sequence[ports.TopicPartition]], dict[ports.TopicPartition, int]],
         group: str | None,
         instance: str | None,
     ) -> None:
@@ -90,6 +96,7 @@ class KafkaConsumer:
         self._given = set(properties)
         self._prefix = prefix
         self._bounds = bounds
+        self._ends = ends
         self._instance = instance
         self._made: Consumer | None = None
         self._topics: set[str] = set()
@@ -97,6 +104,8 @@ class KafkaConsumer:
         self._at_end: set[ports.TopicPartition] = set()
         self._paused: set[ports.TopicPartition] = set()
         self._gone_back: set[ports.TopicPartition] = set()
+        self._known_ends: dict[ports.TopicPartition, int] = {}
+        self._looked_s = -_LOOK_S
 
     # -------------------------------------------------------------- what to read
 
@@ -177,13 +186,16 @@ class KafkaConsumer:
 
     def resume(self, partitions: Sequence[ports.TopicPartition]) -> None:
         """Go on with these partitions."""
+        is_asleep = self._positions.keys() <= self._paused
         self._consumer.resume([self._theirs(p) for p in partitions])
         self._paused.difference_update(partitions)
-        # Of a consumer that was paused altogether the threads sleep for up to a
-        # second; a question to the partitions' leaders wakes them.
-        with contextlib.suppress(KafkaException):
-            for partition in partitions:
-                self._consumer.get_watermark_offsets(self._theirs(partition), timeout=_WAKE_S)
+        # Of a consumer that was paused altogether the threads sleep for up to a second;
+        # a question to the partitions' leaders wakes them.  Else it would only wait for
+        # its turn behind the answer to a fetch.
+        if is_asleep:
+            with contextlib.suppress(KafkaException):
+                asked = [self._theirs(p, OFFSET_END) for p in partitions]
+                self._consumer.offsets_for_times(asked, timeout=_WAKE_S)
 
     # ------------------------------------------------------------------- reading
 
@@ -312,8 +324,19 @@ class KafkaConsumer:
         """Give the number of offsets up to the last known end."""
         if partition in self._at_end:
             return 0  # the end librdkafka knows lies behind transactions that are still open
-        known = self._consumer.get_watermark_offsets(self._theirs(partition), cached=True)
-        return 0 if known is None else max(0, known[1] - self._positions.get(partition, known[1]))
+        self._look_for_ends()
+        position = self._positions.get(partition, 0)
+        return max(0, self._known_ends.get(partition, position) - position)
+
+    def _look_for_ends(self) -> None:
+        """Ask now and then where the partitions end that have not been read to their end.
+
+        What librdkafka knows is as old as the last fetch: of a partition that is
+        paused, or while the local queue is full, that can be long ago.
+        """
+        if time.monotonic() - self._looked_s > _LOOK_S:
+            self._looked_s = time.monotonic()
+            self._known_ends |= self._ends(list(self._positions.keys() - self._at_end))
 
     def committed(
         self, partitions: Sequence[ports.TopicPartition]
