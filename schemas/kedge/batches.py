@@ -66,7 +66,7 @@ def table_of(rows: Rows, constants: Mapping[str, str | None], *, now_ms: int) ->
     DeadLetter
         It could never be processed: ``missing-field``, ``bad-value``, ``schema-mismatch``.
     """
-    table = _table(rows)
+    table = _without_views(_table(rows))
     told = {
         key: value
         for key, value in (table.schema.metadata or {}).items()
@@ -149,6 +149,14 @@ def _encode(rows: pa.Table) -> bytes:
         stream.write_batch(batch)
     value: bytes = sink.getvalue().to_pybytes()
     return value
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """Give views as strings: pyarrow cannot yet put them into another order."""
+    for i, column in enumerate(table.schema):
+        if pa.types.is_string_view(column.type):
+            table = table.set_column(i, column.name, table.column(i).cast(pa.large_string()))
+    return table
 
 
 def _table(rows: Rows) -> pa.Table:

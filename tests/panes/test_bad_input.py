@@ -129,7 +129,7 @@ def test_bytes_that_are_no_event_are_put_aside_untouched(
 def test_another_format_is_named_by_its_content_type(panes: Driver) -> None:
     panes.send("predictions", prediction())
     template = type(panes.logs["predictions", 0][0])
-    kind = ("content-type", b"application/vnd.apache.arrow.stream")
+    kind = ("content-type", b"application/vnd.apache.avro+binary")
     panes.append("predictions", 0, template(b"r", b"\xff\xff\xff\xff", 10_000, [kind]))
     assert panes.run().reasons() == {"unsupported-format": 1}
 

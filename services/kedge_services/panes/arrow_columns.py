@@ -84,10 +84,7 @@ def scalars_of(array: pa.Array, rows: _Ints | slice = slice(None)) -> list[Any]:
     """Give Python's own values; equal strings are one object."""
     if pa.types.is_dictionary(array.type) or is_text(array.type):
         return codes_of(array).scalars(rows)
-    if not isinstance(rows, slice):
-        array = array.take(pa.array(rows))
-    else:
-        array = array[rows]
+    array = array[rows] if isinstance(rows, slice) else array.take(pa.array(rows))
     found: list[Any] = plain(array).to_pylist()
     return found
 

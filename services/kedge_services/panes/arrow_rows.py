@@ -284,13 +284,14 @@ class ArrowRows:
         strange = np.flatnonzero((lengths == 0) | (lengths > _LONGEST_NAME))
         if strange.size or self.ids.array.null_count:
             present = self.columns["prediction_id"].is_valid().to_numpy(zero_copy_only=False)
-            for row in np.flatnonzero(~present | (lengths == 0) | (lengths > _LONGEST_NAME)):
-                self._check_name("prediction_id", int(row), self.names[row], present[row])
+            suspects = ~present | (lengths == 0) | (lengths > _LONGEST_NAME)
+            for row in np.flatnonzero(suspects).tolist():
+                self._check_name("prediction_id", row, self.names[row], present=present[row])
         for name, codes in (("model", self.models), ("version", self.versions)):
             bad = [not _is_name(value) for value in codes.values]
             for row in np.flatnonzero(codes.where(np.array([*bad, True]))).tolist():
                 value = codes.scalars(slice(row, row + 1))[0]
-                self._check_name(name, row, value, value is not None)
+                self._check_name(name, row, value, present=value is not None)
         roles = self.roles
         wrong = np.array([*(role not in (*_ROLES, None) for role in roles.values), False])
         self.refuse(
@@ -307,7 +308,7 @@ class ArrowRows:
                                        "should lie between 1970 and the year 9999"),
             )  # fmt: skip
 
-    def _check_name(self, name: str, row: int, value: str | None, present: bool) -> None:  # noqa: FBT001
+    def _check_name(self, name: str, row: int, value: str | None, *, present: bool) -> None:
         if value is not None and _is_name(value):
             return
         if not present:

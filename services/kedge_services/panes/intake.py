@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from kedge.batch_layout import is_batch
 from kedge.errors import DeadLetter
 from kedge_services.core.decoding import OutcomeRow, PredictionRow
 from kedge_services.core.entries import MAX_LABELS
@@ -106,7 +107,8 @@ def waiting_record(outcome: WaitingOutcome, partition: int) -> Record:
 def _explained(record: Record, refused: DeadLetter) -> DeadLetter:
     """Name the format of what is no JSON, where its producer does."""
     kind = next((v for n, v in record.headers if n.lower() == "content-type"), b"").lower()
-    if refused.reason == "undecodable" and kind and b"json" not in kind:
+    is_other = kind and b"json" not in kind and not is_batch(record.headers)
+    if refused.reason == "undecodable" and is_other:
         detail = f"content-type {kind.decode(errors='replace')}; JSON is read"
         return DeadLetter("unsupported-format", detail)
     return refused

@@ -120,6 +120,11 @@ class Lookup:
         """Give the way from a decoded row's features to columns."""
         return self.decoder.models[model]
 
+    def declared(self, plan: Plan) -> ModelColumns:
+        """Give the way to columns of rows that no decoder has read, with the plan's features."""
+        self._learn(plan)
+        return self.columns(plan.model)
+
     def owner(self, model: str | None) -> str | None:
         """Give the model an outcome belongs to: the one it names, or the only one there is."""
         if model is None and len(self.newest) == 1:

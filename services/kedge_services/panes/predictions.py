@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from kedge.errors import DeadLetter
 from kedge_services.core.decoding import PredictionRow
+from kedge_services.core.groups import Slot
 from kedge_services.core.intake import hold, output_refusal
 from kedge_services.core.join import LabelFate
 from kedge_services.core.plans import Plan
@@ -24,8 +25,11 @@ class PredictionReader:
     intake: Intake
 
     def read(self, batch: Batch) -> None:
-        """Take a batch."""
-        rows = self.intake.lookup.decode(batch.values)
+        """Take a batch of JSON events."""
+        self.take(batch, self.intake.lookup.decode(batch.values))
+
+    def take(self, batch: Batch, rows: list[PredictionRow | DeadLetter]) -> None:
+        """Take rows that were decoded, or could not be."""
         plans: list[Plan | None] = [None] * len(rows)
         for i, row in enumerate(rows):
             if not isinstance(row, DeadLetter):
@@ -77,7 +81,8 @@ class PredictionReader:
         if plan.pane_ms != plan.performance_pane_ms:
             start_ms = time_ms - time_ms % plan.pane_ms
             reference_id = self.intake.lookup.reference_id(model, row.version, start_ms)
-        self.intake.join.fold.row(plan, self.intake.lookup.columns(model), row, reference_id)
+        slot = Slot(plan, row.version, reference_id, start_ms)
+        self.intake.join.fold.drift.rows(slot, self.intake.lookup.columns(model), [row])
         return True
 
     def _count_waited(self, outcome: WaitingOutcome, fate: LabelFate, model: str) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from kedge.batch_layout import is_batch
 from kedge_services.panes.intake import Intake
 from kedge_services.panes.outcomes import OutcomeReader
 from kedge_services.panes.predictions import PredictionReader
 from kedge_services.runtime.ports import Batch
+
+if TYPE_CHECKING:
+    from kedge_services.panes.batches import BatchReader
 
 __all__ = ["Reader"]
 
@@ -23,6 +30,7 @@ class Reader:
         self._intake = intake
         self._predictions = PredictionReader(intake)
         self._outcomes = OutcomeReader(intake)
+        self._batches: BatchReader | None = None
 
     def begin_rebuild(self) -> None:
         """Read records again from now on: only the join's entries change."""
@@ -35,7 +43,24 @@ class Reader:
     def read(self, batch: Batch) -> None:
         """Take a batch of one input."""
         self._intake.lookup.begin()
-        if batch.topic == "predictions":
+        if batch.topic != "predictions":
+            self._outcomes.read(batch)
+        elif not any(map(is_batch, filter(None, batch.headers))):
             self._predictions.read(batch)
         else:
-            self._outcomes.read(batch)
+            self._read_mixed(batch)
+
+    def _read_mixed(self, batch: Batch) -> None:
+        """Take Arrow batches and what lies between them, in offset order."""
+        if self._batches is None:
+            from kedge_services.panes.batches import BatchReader
+
+            self._batches = BatchReader(self._intake, self._predictions.take)
+        ends = 0
+        for is_arrow, group in groupby(map(is_batch, batch.headers)):
+            start, ends = ends, ends + sum(1 for _ in group)
+            part = batch.part(start, ends)
+            if is_arrow:
+                self._batches.read(part)
+            else:
+                self._predictions.read(part)

@@ -13,6 +13,7 @@ __all__ = [
     "PUT_ASIDE",
     "RESENT",
     "RESENT_FROM",
+    "ROW",
     "TOPIC",
     "DeadLetterLimit",
     "dead_letter",
@@ -34,8 +35,11 @@ PUT_ASIDE = frozenset(
         "kedge-offset",
         "kedge-timestamp-ms",
         "kedge-service",
+        "kedge-row",
     }
 )
+#: Of a row of a batch that was put aside alone: its number in the batch, from 0.
+ROW = "kedge-row"
 #: On a record that was sent back: which dead letter it was.
 RESENT_FROM = "kedge-resent-from"
 #: On a record of dead-letters that is none, but the note that one was sent back: its place.
