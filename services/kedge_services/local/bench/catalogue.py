@@ -5,25 +5,38 @@ from __future__ import annotations
 from functools import partial
 
 from kedge_services.local.bench.cases import Case
-from kedge_services.local.bench.panes import panes_of
+from kedge_services.local.bench.keeping import memory, restore
+from kedge_services.local.bench.latency import latency
+from kedge_services.local.bench.multiplied import PANE_ROWS
+from kedge_services.local.bench.overload import overload
+from kedge_services.local.bench.panes import BATCH_ROWS, panes_bench
+from kedge_services.local.bench.scaling import growth, scale_out
+from kedge_services.local.bench.serving import score_http, score_kafka
 from kedge_services.local.bench.sizes import Sizes
+from kedge_services.local.bench.windows import alerts, windows
 from kedge_services.local.bench.workload import Shape
 
-__all__ = ["WIDE", "catalogue"]
+__all__ = ["catalogue"]
 
-#: Features of the wide case.
-WIDE = 500
+_WIDE = 500
 
 
 def catalogue(sizes: Sizes, seed: int) -> list[Case]:
     """Give all cases for these sizes."""
+    return [
+        *_panes(sizes, seed), *_windows(sizes, seed), *_serving(sizes, seed), *_scale(sizes, seed),
+    ]  # fmt: skip
+
+
+def _panes(sizes: Sizes, seed: int) -> list[Case]:
+    wide = Shape(features=_WIDE, distinct=2_000, rate=1_000)
     return [
         Case(
             "panes-json",
             "predictions without labels, 10 features and a score, as JSON",
             "records",
             partial(
-                panes_of, name="panes-json", shape=Shape(), records=sizes.json_records, seed=seed
+                panes_bench, name="panes-json", shape=Shape(), records=sizes.json_records, seed=seed
             ),
         ),
         Case(
@@ -31,24 +44,141 @@ def catalogue(sizes: Sizes, seed: int) -> list[Case]:
             "predictions and outcomes: the join on disk, performance panes, examples out",
             "pairs",
             partial(
-                panes_of,
+                panes_bench,
                 name="panes-labelled",
                 shape=Shape(labelled=True),
                 records=sizes.labelled_pairs,
                 seed=seed,
             ),
+            notes=("The limit decodes both topics, two records a pair.",),
+        ),
+        Case(
+            "panes-arrow",
+            f"predictions without labels as Arrow batches of {BATCH_ROWS:,} rows",
+            "rows",
+            partial(
+                panes_bench,
+                name="panes-arrow",
+                shape=Shape(rate=200_000),
+                records=sizes.arrow_rows,
+                seed=seed,
+                is_arrow=True,
+            ),
+            notes=("The limit opens the batches and reads no value.",),
         ),
         Case(
             "panes-wide",
-            f"{WIDE} features a prediction",
+            f"{_WIDE} features a prediction",
             "values",
             partial(
-                panes_of,
+                panes_bench,
                 name="panes-wide",
-                shape=Shape(features=WIDE, distinct=2_000, rate=1_000),
+                shape=wide,
                 records=sizes.wide_records,
                 seed=seed,
-                per_record=WIDE,
+                per_record=_WIDE,
+            ),
+        ),
+    ]
+
+
+def _windows(sizes: Sizes, seed: int) -> list[Case]:
+    models, panes = sizes.alerts
+    return [
+        Case(
+            "windows",
+            f"1, 10, 100 models and 5,000 series at 1 s panes of {PANE_ROWS} rows, every test",
+            "series-panes",
+            partial(windows, sizes=sizes.windows, rows=PANE_ROWS, seed=seed),
+            notes=(
+                "A series-pane is a pane of one series, closed and tested over scales 1, 2, 4 and 8.",
+                "The rate is that of 5,000 series with one delta a pane; 8 partitions make 8.",
+            ),
+        ),
+        Case(
+            "alerts",
+            f"the windows of {models} models that all drift, and an alert for each",
+            "windows",
+            partial(alerts, models=models, panes=panes, seed=seed),
+        ),
+    ]
+
+
+def _serving(sizes: Sizes, seed: int) -> list[Case]:
+    return [
+        Case(
+            "latency",
+            f"{sizes.latency_rate:,} predictions a second and their outcomes, end to end",
+            "predictions",
+            partial(latency, rate=sizes.latency_rate, seconds=sizes.latency_s, seed=seed),
+            runs_once=True,
+            notes=(
+                "1 s panes, no grace, 8 models; panes, windows and alerts run beside Kafka.",
+                "`window_...`: from sending a prediction to a revision of its window that has it.",
+                "`alert_...`: from the first drifted prediction of a model to its alert.",
+            ),
+        ),
+        Case(
+            "score-http",
+            f"{sizes.http_rate} requests a second by HTTP, gradient boosting on 10 features",
+            "requests",
+            partial(score_http, rate=sizes.http_rate, seconds=sizes.http_s, seed=seed),
+            notes=(
+                "Open loop: a latency counts from when its request was due.",
+                "`late_ms` is how late the sender itself was, its 99th percentile.",
+            ),
+        ),
+        Case(
+            "score-kafka",
+            "requests of one row each through the topic, the same model",
+            "rows",
+            partial(score_kafka, requests=sizes.kafka_requests, seed=seed),
+        ),
+    ]
+
+
+def _scale(sizes: Sizes, seed: int) -> list[Case]:
+    return [
+        Case(
+            "restore",
+            "panes starts again without its join store, reading its predictions anew",
+            "records",
+            partial(restore, records=sizes.restored, seed=seed),
+            notes=("From the start of the process to readiness, interpreter included.",),
+        ),
+        Case(
+            "overload",
+            "more than panes can carry: lag, memory, and nothing lost",
+            "pairs",
+            partial(overload, seconds=sizes.overload_s, seed=seed),
+            runs_once=True,
+        ),
+        Case(
+            "scale-out",
+            "1, 2 and 4 processes of panes over 8 partitions",
+            "records",
+            partial(scale_out, records=sizes.json_records, seed=seed),
+            is_long=True,
+            notes=("Kafka runs on the same cores: more processes than cores share them.",),
+        ),
+        Case(
+            "memory",
+            "predictions that wait for their outcomes: memory and disk",
+            "records",
+            partial(memory, sizes=sizes.memory, seed=seed),
+            is_long=True,
+            runs_once=True,
+        ),
+        Case(
+            "growth",
+            "cost of a record against models, features, segments and partitions",
+            "records",
+            partial(growth, records=sizes.growth_records, seed=seed),
+            is_long=True,
+            runs_once=True,
+            notes=(
+                "`us_...` are microseconds of CPU a record.",
+                "Exponents are the largest between neighbours; 1: the cost of a record is linear.",
             ),
         ),
     ]

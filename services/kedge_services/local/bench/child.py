@@ -22,7 +22,7 @@ from kedge_services.local.supervisor import FRUGAL
 from kedge_services.local.tether import tethered
 from kedge_services.runtime.settings import Settings
 
-__all__ = ["Child", "Stopwatch", "cpu_seconds"]
+__all__ = ["Child", "Stopwatch", "cpu_seconds", "free_port"]
 
 _HOST = "127.0.0.1"
 _READY_S = 180.0
@@ -49,7 +49,7 @@ class Child:
     ) -> None:
         self.service, self.log = service, log_dir / f"{service}-{ordinal}.log"
         self.peak_rss_bytes = 0
-        self.port = _free_port()
+        self.port = free_port()
         self._command = [sys.executable, "-m", "kedge_services.cli", "run", service]
         self._command += ["--ordinal", str(ordinal)]
         self._environ = {
@@ -223,7 +223,8 @@ def cpu_seconds(process: psutil.Process) -> float:
     return float(times.user + times.system + times.children_user + times.children_system)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Give a port that nobody listens on just now."""
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         return int(probe.getsockname()[1])

@@ -6,17 +6,21 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-from kedge_services.local.bench.cases import Bench
+from kedge.client import Client
 from kedge_services.local.bench.checking import differences, read_panes
 from kedge_services.local.bench.child import Child, Stopwatch
 from kedge_services.local.bench.figures import Run
 from kedge_services.local.bench.filling import Filler
 from kedge_services.local.bench.ground import Ground, Site
 from kedge_services.local.bench.limit import measure_limit
-from kedge_services.local.bench.workload import Shape, Workload
+from kedge_services.local.bench.workload import VERSION, Shape, Workload
 
-__all__ = ["PanesBench", "panes_of"]
+__all__ = ["BATCH_ROWS", "PanesBench", "panes_bench", "start_before"]
 
+#: Rows of a batch of Arrow.
+BATCH_ROWS = 1_000
+#: Batches of a partition that are made at once.
+_AT_ONCE = 20
 _TIMEOUT_S = 900.0
 _OUTPUTS = ("panes", "examples", "dead-letters")
 #: How long before now the traffic ends: event times must not lie ahead of the clock.
@@ -30,39 +34,60 @@ class PanesBench:
     ----------
     per_record
         Units a prediction counts for: 1, or its features.
-    processes
-        Of panes, which share the partitions.
+    is_arrow
+        Whether predictions travel as batches of Arrow, of :data:`BATCH_ROWS` rows.
     """
 
     def __init__(
         self, site: Site, workload: Workload, records: int, *, per_record: int = 1,
-        processes: int = 1,
+        is_arrow: bool = False,
     ) -> None:  # fmt: skip
         self.site, self.workload, self.records = site, workload, records
-        self._per_record, self._processes = per_record, processes
+        self._per_record, self._is_arrow = per_record, is_arrow
         self._topics = ("predictions", "outcomes") if workload.shape.labelled else ("predictions",)
         self._has_run = False
 
     def fill(self) -> None:
         """Declare the models and send the traffic."""
         self.site.declare(self.workload.monitors(), self.workload.references())
+        if self._is_arrow:
+            self._fill_batches()
+            return
         with Filler(self.site.settings) as filler:
             filler.send("predictions", self.workload.predictions(0, self.records))
             if self.workload.shape.labelled:
                 filler.send("outcomes", self.workload.outcomes(0, self.records))
 
+    def _fill_batches(self) -> None:
+        kafka = self.site.settings.kafka
+        whole = BATCH_ROWS * _AT_ONCE * self.site.settings.request_partitions
+        with Client(
+            kafka.bootstrap_servers or "",
+            prefix=self.site.settings.prefix,
+            properties={"message.max.bytes": 8_000_000},
+        ) as client:
+            for start in range(0, self.records, whole):
+                client.predict_batch(
+                    self.workload.columns(start, min(start + whole, self.records)),
+                    model=self.workload.models[0],
+                    version=VERSION,
+                    rows_per_record=BATCH_ROWS,
+                )
+
     def limit(self) -> Run:
         """Consume and decode the same records."""
         ends = self.site.ends(self._topics)
-        found = measure_limit(self.site.settings, ends, self.workload.features)
+        found = measure_limit(
+            self.site.settings, ends, self.workload.features, is_arrow=self._is_arrow
+        )
         # In the case's units: of two topics a pair takes two records.
         return Run(
             self.records * self._per_record, found.wall_s, found.cpu_s, found.peak_rss_mb,
             found.problems,
         )  # fmt: skip
 
-    def measure(self) -> Run:
-        """Run panes until all is committed."""
+    def measure(self, processes: int = 1) -> Run:
+        """Run so many processes of panes until all is committed."""
         site = self.site
         if self._has_run:
             site.reset(["panes"], _OUTPUTS)
@@ -73,20 +98,23 @@ class PanesBench:
                 stack.enter_context(
                     Child(site.settings, "panes", site.work_dir / "logs", ordinal=ordinal)
                 )
-                for ordinal in range(self._processes)
+                for ordinal in range(processes)
             ]
             watch = Stopwatch(*children)
             watch.start()
+            # Of several processes the first has begun before the last is ready.
+            left = site.lag("panes", ends)
             watch.until(lambda: site.lag("panes", ends) == 0, _TIMEOUT_S)
         return Run(
-            self.records * self._per_record,
+            self.records * self._per_record * left / sum(ends.values()),
             watch.wall_s,
             watch.cpu_s,
             watch.peak_rss_mb,
-            tuple(self._problems()),
+            tuple(self.problems()),
         )
 
-    def _problems(self) -> list[str]:
+    def problems(self) -> list[str]:
+        """Compare what came out with what was sent."""
         found = read_panes(self.site)
         fates = {topic: dict(counts) for topic, counts in found.fates.items()}
         rows = {"drift": found.rows["drift"]}
@@ -103,21 +131,26 @@ class PanesBench:
 
 
 @contextmanager
-def panes_of(
+def panes_bench(
     ground: Ground, name: str, shape: Shape, records: int, seed: int, *,
-    per_record: int = 1, processes: int = 1, partitions: int | None = None,
-) -> Iterator[Bench]:  # fmt: skip
+    per_record: int = 1, partitions: int | None = None, is_arrow: bool = False,
+) -> Iterator[PanesBench]:  # fmt: skip
     """Set up a case of panes with topics of its own."""
     changes = {} if partitions is None else {"request_partitions": partitions}
-    now_ms = time.time_ns() // 1_000_000
-    start_ms = now_ms - _AGO_MS - int(records * 1_000 / shape.rate)
+    workload = Workload(shape, seed, start_before(shape, records))
     with ground.site(name, **changes) as site:
-        bench = PanesBench(
-            site, Workload(shape, seed, start_ms), records,
-            per_record=per_record, processes=processes,
-        )  # fmt: skip
+        bench = PanesBench(site, workload, records, per_record=per_record, is_arrow=is_arrow)
         bench.fill()
         yield bench
+
+
+def start_before(shape: Shape, records: int) -> int:
+    """Give the event time of the first of so many records, so that the last is just over.
+
+    It is a whole minute, so that panes are cut the same way every time.
+    """
+    span_ms = int(records * 1_000 / shape.rate)
+    return (time.time_ns() // 1_000_000 - _AGO_MS - span_ms) // 60_000 * 60_000
 
 
 def _some(counts: Mapping[str, int]) -> dict[str, int]:

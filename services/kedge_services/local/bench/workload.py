@@ -7,10 +7,10 @@ making it costs less than sending it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,9 +132,40 @@ class Workload:
 
     # -------------------------------------------------------------------- events
 
-    def predictions(self, start: int, stop: int, *, times_ms: int | None = None) -> Iterator[Keyed]:
-        """Give predictions ``start`` to ``stop``; all of the one time given, or at the rate."""
-        return self._events(self._predictions, start, stop, times_ms, delay_ms=0)
+    def predictions(
+        self, start: int, stop: int, *, times_ms: int | None = None, drifted: bool = False
+    ) -> Iterator[Keyed]:
+        """Give predictions ``start`` to ``stop``; all of the one time given, or at the rate.
+
+        Those that have drifted have all features one standard deviation higher.
+        """
+        pieces = self._drifted if drifted else self._predictions
+        return self._events(pieces, start, stop, times_ms, delay_ms=0)
+
+    def mixed(
+        self, start: int, stop: int, *, time_ms: int, drifted: Collection[int]
+    ) -> Iterator[Keyed]:
+        """Give predictions of one time, of which those of some models have drifted."""
+        models, distinct = len(self.models), len(self._predictions)
+        usual, moved = self._predictions, self._drifted if drifted else self._predictions
+        for number in range(start, stop):
+            key = _ID_FORM % number
+            pieces = moved if number % models in drifted else usual
+            before, between, after = pieces[number % distinct]
+            yield Keyed(key, b"%b%b%b%d%b" % (before, key, between, time_ms, after))
+
+    def columns(self, start: int, stop: int) -> dict[str, Any]:
+        """Give predictions ``start`` to ``stop`` of the only model as columns."""
+        numbers = np.arange(start, stop)
+        places = numbers % self._distinct
+        scores = self._answers[places]
+        rows = self._normal[places]
+        return {
+            "prediction_id": [_ID_FORM.decode() % number for number in range(start, stop)],
+            "event_time_ms": self.start_ms + (numbers * (1_000 / self.shape.rate)).astype(np.int64),
+            "features": {name: rows[:, i] for i, name in enumerate(self.features)},
+            "output": {"label": np.array(CLASSES)[(scores > 0.5).astype(int)], "score": scores},
+        }
 
     def outcomes(
         self, start: int, stop: int, *, times_ms: int | None = None, delay_ms: int = 1_000
@@ -160,7 +191,17 @@ class Workload:
 
     @cached_property
     def _predictions(self) -> list[tuple[bytes, bytes, bytes]]:
-        rows = self._rows(np.random.default_rng([self.seed, 2]), self._distinct)
+        return self._made_of(self._normal)
+
+    @cached_property
+    def _normal(self) -> NDArray[np.float64]:
+        return self._rows(np.random.default_rng([self.seed, 2]), self._distinct)
+
+    @cached_property
+    def _drifted(self) -> list[tuple[bytes, bytes, bytes]]:
+        return self._made_of(self._rows(np.random.default_rng([self.seed, 6]), self._distinct) + 1)
+
+    def _made_of(self, rows: NDArray[np.float64]) -> list[tuple[bytes, bytes, bytes]]:
         rng = np.random.default_rng([self.seed, 4])
         return [
             _pieces(
