@@ -8,6 +8,7 @@ import time
 
 import structlog
 
+from kedge_services.runtime.garbage import rare_collections
 from kedge_services.runtime.health import HealthServer, health_app
 from kedge_services.runtime.kafka import KafkaBackend
 from kedge_services.runtime.logs import configure_logs
@@ -49,6 +50,7 @@ def run_service(service: Service, settings: Settings, stop: threading.Event) -> 
     with (
         contextlib.closing(backend),
         HealthServer(app, host=settings.host, port=settings.port) as server,
+        rare_collections(),
     ):
         _log.info("started", health=f"http://{settings.host}:{server.port}")
         loop.run(stop)

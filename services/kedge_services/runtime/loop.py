@@ -85,6 +85,9 @@ class Loop:
         self._slots: dict[int, Slot] = {}
         self._paused: set[TopicPartition] = set()
         self._counts: Counter[int] = Counter()
+        #: Records handed to tasks that are not in the metrics yet, by topic.
+        self._consumed: Counter[str] = Counter()
+        self._shown_tasks = (0, 0)
         self._committed_ms = clock()
         self._is_assigned = False
         #: Monotonic time of the last step, for the health check.
@@ -152,9 +155,7 @@ class Loop:
                     self._consumer.seek(TopicPartition(topic, slot.partition), offset)
         self._tick(self._consumer)
         self._apply_pauses(self._consumer)
-        running = len(self.running)
-        self._metrics.set(m.TASKS, running, state="running")
-        self._metrics.set(m.TASKS, len(self._slots) - running, state="restoring")
+        self._show_tasks()
         if self._is_commit_due():
             self.commit()
         return count
@@ -255,7 +256,8 @@ class Loop:
         context = TaskContext(
             partition, self._clock, self._tables.refresh, self._backend.partitions
         )
-        slot = Slot(partition, self._service.make_task(context))
+        places = {topic: TopicPartition(topic, partition) for topic in self._service.inputs}
+        slot = Slot(partition, self._service.make_task(context), places)
         self._slots[partition] = slot
         self._counts.pop(partition, None)
         self._restorer.add(slot)
@@ -294,30 +296,34 @@ class Loop:
             raise
         slot.next[batch.topic] = batch.offsets[-1] + 1
         self._counts[batch.partition] += len(batch)
-        self._metrics.add(m.CONSUMED, len(batch), topic=batch.topic)
+        self._consumed[batch.topic] += len(batch)
         return len(batch)
 
+    def _show_tasks(self) -> None:
+        """Show how many tasks are running, where that has changed."""
+        running = sum(slot.state == "running" for slot in self._slots.values())
+        if (shown := (running, len(self._slots) - running)) != self._shown_tasks:
+            self._shown_tasks = shown
+            for count, state in zip(shown, ("running", "restoring"), strict=True):
+                self._metrics.set(m.TASKS, count, state=state)
+
     def _tick(self, consumer: Consumer) -> None:
-        now_ms = self._clock()
+        now_ms, at_end = self._clock(), consumer.at_end
         for slot in self._slots.values():
             if slot.state == "running":
-                slot.task.tick(
-                    now_ms,
-                    {
-                        topic: consumer.at_end(TopicPartition(topic, slot.partition))
-                        for topic in self._service.inputs
-                    },
-                )
+                ends = {topic: at_end(place) for topic, place in slot.places.items()}
+                slot.task.tick(now_ms, ends)
 
     def _apply_pauses(self, consumer: Consumer) -> None:
         """Tell the consumer what is wanted where that has changed; we keep the account."""
-        wanted = {
-            TopicPartition(topic, slot.partition)
-            for slot in self._slots.values()
-            for topic in (
-                slot.task.paused() if slot.state == "running" else self._service.inputs
-            )
-        }  # fmt: skip
+        wanted: set[TopicPartition] = set()
+        for slot in self._slots.values():
+            if slot.state != "running":
+                wanted.update(slot.places.values())
+            elif paused := slot.task.paused():
+                wanted.update(slot.places[topic] for topic in paused)
+        if wanted == self._paused:
+            return
         if more := wanted - self._paused:
             consumer.pause(sorted(more))
         if fewer := self._paused - wanted:
@@ -343,6 +349,9 @@ class Loop:
         if self._producer is None or self._consumer is None:
             return
         running = [slot for slot in self._slots.values() if slot.state == "running"]
+        for topic, count in self._consumed.items():
+            self._metrics.add(m.CONSUMED, count, topic=topic)
+        self._consumed.clear()
         self._committer.commit(running, self._counts, self._producer, self._consumer)
         self._counts.clear()
 

@@ -37,11 +37,13 @@ _log = structlog.get_logger(__name__)
 class Slot:
     """A partition this process owns, and its task on the way to running.
 
-    ``committed`` is what the group has, ``next`` what the task gets next, by topic.
+    ``places`` are its partitions of the inputs, ``committed`` is what the group
+    has, ``next`` what the task gets next, all by topic.
     """
 
     partition: int
     task: Task
+    places: Mapping[str, TopicPartition]
     state: Literal["asking", "restoring", "replaying", "running"] = "asking"
     committed: dict[str, Position] = field(default_factory=dict)
     next: dict[str, int] = field(default_factory=dict)
@@ -108,13 +110,13 @@ class Restorer:
         for slot in ready:
             slot.state = "running"
             del self._slots[slot.partition]
-            seconds = time.monotonic() - slot.since_s
-            self._metrics.observe(m.RESTORE_SECONDS, seconds)
+            self._metrics.observe(m.RESTORE_SECONDS, time.monotonic() - slot.since_s)
+        if ready:
             _log.info(
-                "partition restored",
-                partition=slot.partition,
-                records=slot.restored,
-                seconds=round(seconds, 3),
+                "partitions restored",
+                partitions=sorted(slot.partition for slot in ready),
+                records=sum(slot.restored for slot in ready),
+                seconds=round(time.monotonic() - min(slot.since_s for slot in ready), 3),
             )
         if not self._slots:
             self._reader.close()

@@ -11,6 +11,7 @@ import structlog
 from kedge.client import Client
 from kedge_services.runtime import metrics as m
 from kedge_services.runtime.app import wall_clock
+from kedge_services.runtime.garbage import rare_collections
 from kedge_services.runtime.health import HealthServer, health_app
 from kedge_services.runtime.kafka import KafkaBackend
 from kedge_services.runtime.logs import configure_logs
@@ -91,6 +92,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
         http,
         HealthServer(health, host=settings.host, port=settings.port) as server,
         beside(lambda done: lifetime.run(stop, done)),
+        rare_collections(),
     ):
         url = f"http://{http.host}:{http.port}/v2"
         _log.info("started", http=url, health=f"http://{settings.host}:{server.port}")
