@@ -45,6 +45,7 @@ class Driver:
     clock_ms: int = 0
     at_end: bool = True
     writes_examples: bool = True
+    lingering: int = 0
     logs: dict[tuple[str, int], list[Input]] = field(default_factory=dict)
     outputs: list[Produce] = field(default_factory=list)
     changelogs: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
@@ -102,6 +103,7 @@ class Driver:
             store=self.stores[partition],
             times=TimeSettings(),
             examples=self.writes_examples,
+            lingering=self.lingering,
         )
         kept = self.changelogs.get(partition, {})
         n = len(kept)

@@ -220,7 +220,8 @@ def flat(panes: Driver) -> dict[Any, dict[Any, int]]:
 
 
 def loaded(driver: type[Driver], scenario: Scenario, partitions: int = 1, **kind: Any) -> Driver:
-    panes = driver(partitions=partitions, **kind)
+    lingering = partitions * scenario.seed % 7 * 5
+    panes = driver(partitions=partitions, lingering=lingering, **kind)
     panes.monitor(**MONITOR)
     for topic in ("predictions", "outcomes"):
         for record in getattr(scenario, topic):

@@ -1,22 +1,36 @@
 """The entries of the join between memory and store.
 
-Entries live in a :class:`JoinStore`; between two commits the changed ones wait
-in memory and go down as one batch once the transaction is durable, so the
-store is never ahead of Kafka.
+Entries live in a :class:`JoinStore`.  Changed ones wait in memory until their
+transaction is durable, so the store is never ahead of Kafka; a bounded number of them
+lingers there longer, as most labels that come soon then need neither reading nor a
+second writing.  What a process takes with it when it dies is read again from Kafka.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from kedge_services.core.entries import Entry, decode_entry, encode_entry
+from kedge_services.core.entries import Entry, encode_entry
+from kedge_services.core.filters import id_hashes
+from kedge_services.core.kinds import Kind, Kinds
+from kedge_services.core.packing import unpack
 from kedge_services.core.segments import SegmentInfo, Segments
 
-__all__ = ["Book", "JoinStore"]
+__all__ = ["LAYOUT", "Book", "JoinStore", "Placed"]
+
+#: How entries and meta are laid out; a store of another layout is built anew.
+LAYOUT: Final = 2
+#: Records that a kill costs to read again, for each entry that may linger.
+_READ_AGAIN: Final = 4
+
+Placed = tuple[str, bytes]
+"""The segment of an entry, and the entry as it lies there."""
 
 
 class JoinStore(Protocol):
@@ -25,7 +39,7 @@ class JoinStore(Protocol):
     def meta(self) -> bytes | None:
         """Give what the last write said; None for a store that was never written."""
 
-    def get(self, keys: Sequence[bytes]) -> list[tuple[str, bytes] | None]:
+    def get(self, keys: Sequence[bytes]) -> list[Placed | None]:
         """Give the segment and the value of every key, None where there is none."""
 
     def write(
@@ -57,17 +71,15 @@ class JoinStore(Protocol):
 
 
 class StoreMeta(msgspec.Struct):
-    """What a store says of itself: offsets applied (exclusive) and its segments."""
+    """What a store says of itself: offsets applied (exclusive), its segments and kinds."""
 
     offsets: dict[str, int] = {}
     segments: dict[str, SegmentInfo] = {}
+    kinds: msgspec.Raw = msgspec.Raw(b"{}")
+    layout: int = 1
 
 
-@dataclass(slots=True)
-class _Writes:
-    puts: list[tuple[str, bytes, bytes]] = field(default_factory=list)
-    deletes: list[tuple[str, bytes]] = field(default_factory=list)
-    drops: list[str] = field(default_factory=list)
+_decode_kinds = msgspec.json.Decoder(dict[int, Kind]).decode
 
 
 @dataclass(slots=True)
@@ -77,50 +89,155 @@ class Book:
     Attributes
     ----------
     store
-        Where they are between commits.
+        Where they are in the end.
+    lingering
+        So many entries that are durable in Kafka may be missing there.
+    kinds
+        What its packed entries have in common.
     """
 
     store: JoinStore
+    lingering: int = 0
+    kinds: Kinds = field(default_factory=Kinds)
     _segments: Segments = field(default_factory=Segments)
+    #: Entries of the batch that were looked at one by one.
     _entries: dict[str, Entry] = field(default_factory=dict)
-    _found_in: dict[str, str] = field(default_factory=dict)
+    #: What the store gave for the batch.
+    _loaded: dict[str, Placed] = field(default_factory=dict)
+    #: Changed since the last sealing: looked at one by one, and packed.
     _changed: dict[str, Entry] = field(default_factory=dict)
-    _writes: _Writes = field(default_factory=_Writes)
+    _packed: dict[str, Placed] = field(default_factory=dict)
+    #: Sealed, and not in the store yet.
+    _sealed: dict[str, Placed] = field(default_factory=dict)
+    #: Where the store may have an entry that has changed since.
+    _found_in: dict[str, str] = field(default_factory=dict)
+    _deletes: list[tuple[str, bytes]] = field(default_factory=list)
+    _drops: list[str] = field(default_factory=list)
+    #: Up to where the sealed ones reach; None while that is not durable.
+    _reached: dict[str, int] | None = None
+    #: Sum of the offsets the store reaches up to.
+    _written: int = 0
 
     def open(self) -> dict[str, int]:
-        """Read what the store says of itself; give the offsets it reaches up to."""
+        """Read what the store says of itself; give the offsets it reaches up to.
+
+        A store of another layout is deleted.
+        """
         data = self.store.meta()
-        meta = StoreMeta() if data is None else msgspec.json.decode(data, type=StoreMeta)
+        meta = StoreMeta(layout=LAYOUT) if data is None else _meta_of(data)
+        if meta is None:
+            self.clear()
+            return {}
         self._segments = Segments(meta.segments)
+        self.kinds = Kinds(_decode_kinds(meta.kinds))
+        self._written = sum(meta.offsets.values())
         return meta.offsets
 
     def clear(self) -> None:
         """Delete the store, to build it anew."""
         self.store.clear()
         self._segments = Segments()
+        self.kinds = Kinds()
+
+    def close(self) -> None:
+        """Write what is durable, and release the store."""
+        if self._reached is not None and self._sealed:
+            self._write(self._reached)
+        self.store.close()
+
+    # --------------------------------------------------------- one by one
 
     def load(self, prediction_ids: Iterable[str]) -> None:
         """Fetch the entries of a batch at once; unchanged ones of the last batch are dropped."""
         self._entries = dict(self._changed)
-        names = [name for name in dict.fromkeys(prediction_ids) if name not in self._changed]
-        found = self.store.get([name.encode() for name in names])
-        for name, hit in zip(names, found, strict=True):
-            if hit is not None:
-                self._found_in[name] = hit[0]
-                self._entries[name] = decode_entry(hit[1])
+        self._loaded = {}
+        names = list(dict.fromkeys(prediction_ids))
+        for kept in (self._changed, self._packed, self._sealed):
+            if kept:
+                names = [name for name in names if name not in kept]
+        found = self.store.get([name.encode() for name in names]) if names else []
+        self._loaded.update(
+            (name, hit) for name, hit in zip(names, found, strict=True) if hit is not None
+        )
 
     def get(self, prediction_id: str) -> Entry | None:
         """Give the entry of an id of the batch that was loaded."""
-        return self._entries.get(prediction_id)
+        entry = self._entries.get(prediction_id)
+        if entry is None:
+            placed = self._placed(prediction_id)
+            if placed is not None:
+                entry = self._entries[prediction_id] = unpack(placed[1], self.kinds)
+        return entry
 
     def change(self, prediction_id: str, entry: Entry) -> None:
         """Note that this is the entry now."""
         self._entries[prediction_id] = self._changed[prediction_id] = entry
+        placed = self._placed(prediction_id)
+        if placed is not None:
+            self._found_in[prediction_id] = placed[0]
+            self._packed.pop(prediction_id, None)
+
+    # ---------------------------------------------------------- many at once
+
+    def unknown(self, prediction_ids: Sequence[str], hashes: NDArray[np.uint64]) -> list[bool]:
+        """Load the entries of a batch, and say of each id whether it has none.
+
+        Parameters
+        ----------
+        prediction_ids
+            Of the batch.
+        hashes
+            Of these ids, see :func:`kedge_services.core.filters.id_hashes`.
+        """
+        doubtful = self._segments.may_hold(hashes)
+        if doubtful.all():
+            self.load(prediction_ids)
+        else:
+            self.load([prediction_ids[i] for i in np.flatnonzero(doubtful).tolist()])
+        names = set(prediction_ids)
+        known: set[str] = set()
+        for kept in (self._changed, self._packed, self._sealed, self._loaded):
+            if kept:
+                known |= names & kept.keys()
+        return [name not in known for name in prediction_ids]
+
+    def place(
+        self,
+        prediction_ids: Sequence[str],
+        values: Sequence[bytes],
+        *,
+        kinds: NDArray[np.int64],
+        times_ms: NDArray[np.int64],
+        offsets: NDArray[np.int64],
+        hashes: NDArray[np.uint64],
+    ) -> None:
+        """Take new predictions of one monitor, packed."""
+        numbers = np.unique(kinds).tolist()
+        segments = self._segments.place_rows(
+            prediction_ids, self.kinds[numbers[0]].kind,
+            kinds=numbers, times_ms=times_ms, offsets=offsets, hashes=hashes,
+        )  # fmt: skip
+        self._packed.update(zip(prediction_ids, zip(segments, values, strict=True), strict=True))
+
+    def packed(self, prediction_ids: Sequence[str]) -> list[Placed | None]:
+        """Give entries of the batch that was loaded; None for those to be looked at singly."""
+        if self._changed:
+            return [None if n in self._changed else self._placed(n) for n in prediction_ids]
+        return list(map(self._placed, prediction_ids))
+
+    def label(
+        self, prediction_ids: Sequence[str], values: Sequence[Placed], offsets: Sequence[int]
+    ) -> None:
+        """Take entries of the batch again, which each have got a label in the same place."""
+        self._segments.note_labels([segment for segment, _ in values], offsets)
+        self._packed.update(zip(prediction_ids, values, strict=True))
+
+    # ------------------------------------------------------------- commits
 
     @property
     def pending(self) -> int:
         """Number of entries that are not in the store yet."""
-        return len(self._changed)
+        return len(self._changed) + len(self._packed) + len(self._sealed)
 
     def seal(
         self, *, label_wait_ms: int, clock_ms: int, expired: Callable[[Segments], list[str]]
@@ -136,32 +253,58 @@ class Book:
         expired
             Gives the segments that nothing needs any more.
         """
-        writes, placed = self._writes, []
+        self._reached = None
         for name, entry in self._changed.items():
-            segment = self._segments.place(entry, label_wait_ms, clock_ms)
-            placed.append((segment, name, entry))
+            segment = self._segments.place(name, entry, label_wait_ms, clock_ms)
+            before = self._found_in.get(name)
+            if before is not None and before != segment:
+                self._deletes.append((before, name.encode()))
+            self._packed[name] = (segment, encode_entry(entry))
+        self._segments.grown(clock_ms)
+        self._sealed.update(self._packed)
         gone = set(expired(self._segments))
         if gone:
-            self._segments.drop(gone)
-            writes.drops += sorted(gone)
-            writes.puts = [put for put in writes.puts if put[0] not in gone]
-            writes.deletes = [delete for delete in writes.deletes if delete[0] not in gone]
-        for segment, name, entry in placed:
             # What is needed no more goes with its segment, without being written first.
-            before = self._found_in.get(name)
-            if before is not None and before != segment and before not in gone:
-                writes.deletes.append((before, name.encode()))
-            if segment not in gone:
-                writes.puts.append((segment, name.encode(), encode_entry(entry)))
-        self._entries, self._changed = {}, {}
-        self._found_in.clear()
+            self._segments.drop(gone)
+            self._drops += sorted(gone)
+            self._sealed = {n: placed for n, placed in self._sealed.items() if placed[0] not in gone}
+            self._deletes = [delete for delete in self._deletes if delete[0] not in gone]
+            self.kinds.keep(set().union(*(i.kinds for i in self._segments.infos.values())))
+        self._entries, self._changed, self._packed, self._loaded = {}, {}, {}, {}
+        self._found_in = {}
 
     def lows(self, next_offsets: Mapping[str, int]) -> dict[str, int]:
         """Give, by topic, the smallest offset that building the store anew needs."""
         return self._segments.lows(next_offsets)
 
     def write(self, offsets: Mapping[str, int]) -> None:
-        """Bring the store up to these offsets, by topic: what was sealed is durable now."""
-        meta = msgspec.json.encode(StoreMeta(dict(offsets), self._segments.infos))
-        writes, self._writes = self._writes, _Writes()
-        self.store.write(writes.puts, writes.deletes, writes.drops, meta)
+        """Learn that what was sealed is durable, up to these offsets; write once it is much."""
+        self._reached = dict(offsets)
+        read = sum(offsets.values()) - self._written
+        is_much = len(self._sealed) >= self.lingering or read >= _READ_AGAIN * self.lingering
+        if is_much or self._drops:
+            self._write(self._reached)
+
+    def _write(self, offsets: dict[str, int]) -> None:
+        meta = StoreMeta(offsets, self._segments.infos, self.kinds.encode(), LAYOUT)
+        sealed, self._sealed = self._sealed, {}
+        puts = ((segment, name.encode(), value) for name, (segment, value) in sealed.items())
+        self.store.write(puts, self._deletes, self._drops, msgspec.json.encode(meta))
+        self._deletes, self._drops = [], []
+        self._written = sum(offsets.values())
+
+    def _placed(self, prediction_id: str) -> Placed | None:
+        return (
+            self._packed.get(prediction_id)
+            or self._sealed.get(prediction_id)
+            or self._loaded.get(prediction_id)
+        )
+
+
+def _meta_of(data: bytes) -> StoreMeta | None:
+    """Read what a store says of itself; None when this is not its layout."""
+    try:
+        meta = msgspec.json.decode(data, type=StoreMeta)
+    except msgspec.MsgspecError:
+        return None
+    return meta if meta.layout == LAYOUT else None

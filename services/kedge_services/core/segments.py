@@ -8,10 +8,15 @@ short horizons do not share segments with those of long ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kedge_services.core.entries import Entry
+from kedge_services.core.filters import Filter, id_hashes
+from kedge_services.core.kinds import Kind
 
 __all__ = ["SegmentInfo", "Segments", "segment_of"]
 
@@ -53,11 +58,14 @@ class SegmentInfo:
         Smallest offset of a record in it, by topic.
     newest_ms
         Append time up to which predictions had been read when it last grew.
+    kinds
+        Numbers of the kinds of its packed entries.
     """
 
     models: set[str] = field(default_factory=set)
     lows: dict[str, int] = field(default_factory=dict)
     newest_ms: int = 0
+    kinds: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -69,12 +77,78 @@ class Segments:
 
     infos: dict[str, SegmentInfo] = field(default_factory=dict)
     _last: tuple[int, int, str, SegmentInfo] | None = None
+    _filters: dict[str, Filter] = field(default_factory=dict)
+    _grown: set[str] = field(default_factory=set)
 
-    def place(self, entry: Entry, wait_ms: int, clock_ms: int) -> str:
+    def place_rows(
+        self, prediction_ids: Sequence[str], kind: Kind, *,
+        kinds: Iterable[int], times_ms: NDArray[np.int64], offsets: NDArray[np.int64],
+        hashes: NDArray[np.uint64],
+    ) -> list[str]:
+        """Find the segments for new predictions of one monitor, and note there what they hold.
+
+        Parameters
+        ----------
+        prediction_ids
+            Their ids.
+        kind
+            Of one of them.
+        kinds
+            Numbers of all their kinds.
+        times_ms, offsets, hashes
+            Of each.
+        """
+        span_ms = kind.horizon_ms + kind.wait_ms
+        power = _power(span_ms)
+        indices = (times_ms + span_ms) >> power
+        used, which = np.unique(indices, return_inverse=True)
+        names = []
+        for k, index in enumerate(used.tolist()):
+            chosen = slice(None) if used.size == 1 else which == k
+            name, info = self._at(power, index << power)
+            info.models.add(kind.model)
+            info.kinds.update(kinds)
+            lowest = int(offsets[chosen].min())
+            info.lows["predictions"] = min(lowest, info.lows.get("predictions", _NEVER))
+            self._filter(name, hashes[chosen])
+            self._grown.add(name)
+            names.append(name)
+        if len(names) == 1:
+            return names * len(prediction_ids)
+        return [names[k] for k in which.tolist()]
+
+    def note_labels(self, names: Sequence[str], offsets: Sequence[int]) -> None:
+        """Note labels that came to entries which are there already: segment and offset of each."""
+        # The first offset of every segment: what comes later in a dictionary replaces it.
+        lowest = dict(zip(reversed(names), reversed(offsets), strict=True))
+        for name, offset in lowest.items():
+            lows = self.infos[name].lows
+            lows["outcomes"] = min(offset, lows.get("outcomes", _NEVER))
+            self._grown.add(name)
+
+    def grown(self, clock_ms: int) -> None:
+        """Note up to which append time predictions have been read, where something was added."""
+        for name in self._grown & self.infos.keys():
+            self.infos[name].newest_ms = max(self.infos[name].newest_ms, clock_ms)
+        self._grown.clear()
+
+    def may_hold(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Say of ids, by their hashes, whether any segment may hold them; False is certain."""
+        if self.infos.keys() - self._filters.keys():
+            # Begun before the store was opened: what is in it, nobody has counted.
+            return np.ones(hashes.size, dtype=np.bool_)
+        found = np.zeros(hashes.size, dtype=np.bool_)
+        for kept in self._filters.values():
+            found |= kept.may_hold(hashes)
+        return found
+
+    def place(self, prediction_id: str, entry: Entry, wait_ms: int, clock_ms: int) -> str:
         """Find the segment for an entry, and note there what it holds.
 
         Parameters
         ----------
+        prediction_id
+            Its id.
         entry
             At least one prediction or label.
         wait_ms
@@ -101,7 +175,13 @@ class Segments:
         if entry.labels and entry.labels[0].offset < lows.get("outcomes", _NEVER):
             lows["outcomes"] = entry.labels[0].offset
         info.newest_ms = max(info.newest_ms, clock_ms)
+        self._filter(name, id_hashes([prediction_id]))
         return name
+
+    def _filter(self, name: str, hashes: NDArray[np.uint64]) -> None:
+        known = self._filters.get(name)
+        if known is not None:
+            known.add(hashes)
 
     def _at(self, power: int, until_ms: int) -> tuple[str, SegmentInfo]:
         last, index = self._last, until_ms >> power
@@ -111,6 +191,7 @@ class Segments:
         info = self.infos.get(name)
         if info is None:
             info = self.infos[name] = SegmentInfo()
+            self._filters[name] = Filter()
         self._last = (power, index, name, info)
         return name, info
 
@@ -137,6 +218,7 @@ class Segments:
         self._last = None
         for name in names:
             self.infos.pop(name, None)
+            self._filters.pop(name, None)
 
     def lows(self, next_offsets: Mapping[str, int]) -> dict[str, int]:
         """Give, by topic, the smallest offset that rebuilding the store needs."""

@@ -201,15 +201,15 @@ class ScoreCounts:
         return counts
 
 
-def score_bins(scores: Sequence[float]) -> dict[int, int]:
+def score_bins(scores: Sequence[float] | NDArray[np.float64]) -> dict[int, int]:
     """Count finite scores by bin; those beyond 0 and 1 are in the outer ones.
 
     >>> score_bins([0.5, 0.501, 1.0, -3.0])
     {0: 1, 50: 2, 99: 1}
     """
-    if not scores:
+    if not len(scores):
         return {}
-    bins = _bins_of(np.clip(np.array(scores, dtype=np.float64), 0.0, 1.0))
+    bins = _bins_of(np.clip(np.asarray(scores, dtype=np.float64), 0.0, 1.0))
     used, counts = np.unique(bins, return_counts=True)
     return dict(zip(used.tolist(), counts.tolist(), strict=True))
 
@@ -264,6 +264,19 @@ class LabelledScores:
         square = (score - positive) ** 2
         counts.squares = int((sign * _fixed(square)).sum())
         counts.fourths = int((sign * _fixed(square * square)).sum())
+        return counts
+
+    @classmethod
+    def of_one(cls, scores: NDArray[np.float64], is_positive: bool) -> Self:  # noqa: FBT001
+        """Count rows that all are positive, or all negative: their finite scores."""
+        inside = np.clip(scores, 0.0, 1.0)
+        square = (inside - is_positive) ** 2
+        counts = cls(
+            squares=int(_fixed(square).sum()), fourths=int(_fixed(square * square).sum())
+        )
+        bins, side = _bins_of(inside), counts.positive if is_positive else counts.negative
+        side += np.bincount(bins, minlength=SCORE_BINS)
+        np.add.at(counts.total, bins, _fixed(inside))
         return counts
 
     def add(self, other: LabelledScores) -> None:

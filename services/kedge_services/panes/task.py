@@ -36,6 +36,7 @@ __all__ = ["SERVICE", "PanesTask"]
 SERVICE = "panes"
 #: Entries that are written at once while a store is built anew.
 REBUILD_ENTRIES = 50_000
+LINGERING_ENTRIES = 200_000
 #: Outcomes that may wait in a partition; beyond, the oldest are given up.
 WAITING_LIMIT = 100_000
 #: How far one input's append time may run ahead of the other's while that has more to read.
@@ -60,6 +61,9 @@ class PanesTask:
         Skew and idleness.
     examples
         Whether they are written.
+    lingering
+        Entries of all partitions that may be durable in Kafka and not in their store
+        yet; they take about 400 bytes each, and are read again after a kill.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class PanesTask:
         store: JoinStore,
         times: TimeSettings,
         examples: bool = True,
+        lingering: int = LINGERING_ENTRIES,
     ) -> None:
         self._context = context
         self._times = times
@@ -78,7 +83,7 @@ class PanesTask:
         self._state = State()
         self._waiting = Waiting()
         self._lookup = Lookup(monitors, references, context.refresh, context.clock)
-        self._book = Book(store)
+        self._book = Book(store, lingering // context.partitions("predictions"))
         self._outputs: list[Produce] = []
         self._next: dict[str, int] = {}
         self._from: dict[str, int] = {}
@@ -196,8 +201,8 @@ class PanesTask:
             self._book.write(self._next | reached)
 
     def close(self) -> None:
-        """Release the store."""
-        self._book.store.close()
+        """Release the store, with what is durable in it."""
+        self._book.close()
 
     # --------------------------------------------------------------- details
 
