@@ -18,9 +18,9 @@ import numpy as np
 
 from bench_stats.data import ROOT, Floats, Table
 
-__all__ = ["CACHE", "Peer", "PeerError", "PeerName", "job"]
+__all__ = ["CACHE", "SCRIPTS", "Peer", "PeerError", "PeerName", "job", "pinned", "python_of"]
 
-PeerName = Literal["evidently", "nannyml"]
+PeerName = Literal["bytewax", "evidently", "faust", "nannyml", "quix"]
 CACHE = ROOT / ".bench"
 SCRIPTS = ROOT / "tests" / "bench" / "peers"
 #: Neither peer may tell anyone that it runs here; numbers of threads are ours to choose.
@@ -68,11 +68,18 @@ def python_of(name: PeerName) -> Path:
     return python
 
 
+def pinned(name: PeerName, distribution: str) -> str:
+    """Give the version of a distribution in a peer's environment."""
+    lines = (SCRIPTS / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    return next(line.partition("==")[2] for line in lines if line.startswith(f"{distribution}=="))
+
+
 class Peer:
     """A peer that runs, to be asked job by job."""
 
-    def __init__(self, name: PeerName) -> None:
-        command = ["nice", "-n", "15", str(python_of(name)), str(SCRIPTS / f"{name}_peer.py")]
+    def __init__(self, name: PeerName, *, niceness: int = 15) -> None:
+        command = ["nice", "-n", str(niceness), str(python_of(name))]
+        command.append(str(SCRIPTS / f"{name}_peer.py"))
         self._told = tempfile.TemporaryFile()  # noqa: SIM115 -- closed in __exit__
         self._process = subprocess.Popen(
             command,
@@ -104,6 +111,11 @@ class Peer:
             self._process.wait()
         self._told.close()
 
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
     def ask(self, question: dict[str, Any]) -> dict[str, Any]:
         """Send a job, wait for its answer."""
         into, out = self._process.stdin, self._process.stdout
@@ -124,8 +136,8 @@ class Peer:
         return answer
 
 
-def job(peer: Peer, reference: Table, windows: Sequence[Floats]) -> dict[str, Any]:
-    """Let a peer judge windows of equal length."""
+def job(peer: Peer, reference: Table, windows: Sequence[Floats], **options: Any) -> dict[str, Any]:
+    """Let a peer judge windows of equal length; its script says which options it knows."""
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         path = Path(scratch) / "job.npz"
         np.savez(
@@ -135,4 +147,4 @@ def job(peer: Peer, reference: Table, windows: Sequence[Floats]) -> dict[str, An
             names=np.array(reference.names),
             categorical=np.array(reference.categorical),
         )
-        return peer.ask({"path": str(path)})
+        return peer.ask({"path": str(path), **options})

@@ -2,7 +2,8 @@
 
 Reads a line of JSON for each job, ``{"path": ...}`` of an .npz file with
 ``reference`` (rows, features), ``windows`` (windows, rows, features), ``names``
-and ``categorical``; answers with a line of flags by window and feature.
+and ``categorical``; answers with a line of flags by window and feature.  ``"methods"``
+asks for some of them only, and for no check beside them.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ def main() -> None:
         kinds = dict(zip(data["names"].tolist(), data["categorical"].tolist(), strict=True))
         told: dict[str, Any] = {
             method: [_flags(old, _frame(data, rows), kinds, method) for rows in windows]
-            for method in ("default", "psi")
+            for method in job.get("methods", ("default", "psi"))
         }
-        if number == 0:
+        if number == 0 and "methods" not in job:
             told["checked"] = _agrees_with_report(old, _frame(data, windows[0]), told["default"][0])
         answers.write(json.dumps(told) + "\n")
         answers.flush()

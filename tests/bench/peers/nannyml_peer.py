@@ -2,7 +2,7 @@
 
 Reads a line of JSON for each job and answers with a line.  ``{"path": ...}`` of
 an .npz file as for Evidently: flags by window and feature, and by window for the
-reconstruction error.  ``{"estimate": ..., "chunk": rows}`` of an .npz file with
+reconstruction error (not when ``"methods"`` asks for the default only).  ``{"estimate": ..., "chunk": rows}`` of an .npz file with
 ``scores``, ``answers``, ``labels`` and the number of ``reference`` rows: what CBPE
 estimates by chunk, and the scores it is computed from.
 """
@@ -49,7 +49,7 @@ def _drift(job: dict[str, Any]) -> dict[str, Any]:
     found = univariate.calculate(new).filter(period="analysis").to_df()
     flags = [found[name, "jensen_shannon", "alert"].tolist() for name in names]
     told: dict[str, Any] = {"default": [list(map(bool, row)) for row in zip(*flags, strict=True)]}
-    if not np.isnan(windows).any():
+    if "methods" not in job and not np.isnan(windows).any():
         whole = nannyml.DataReconstructionDriftCalculator(column_names=names, chunk_size=size)
         whole.fit(old)
         found = whole.calculate(new).filter(period="analysis").to_df()

@@ -1,0 +1,1 @@
+"""Kedge beside stream frameworks and drift libraries: how fast is the same work."""
