@@ -10,8 +10,9 @@ import pytest
 
 from kedge import Monitor
 from kedge.errors import UsageError
+from kedge_services.local.replay.flow import Flow
+from kedge_services.local.replay.recorder import Recorder
 from kedge_services.local.replay.simulation import simulate
-from kedge_services.local.replay.stream import Label
 from kedge_services.local.replay.topics import stream_of_topics
 from kedge_services.runtime.memory import ManualClock, MemoryBroker
 from kedge_services.runtime.settings import Settings
@@ -57,8 +58,8 @@ def test_records_of_all_partitions_arrive_by_append_time() -> None:
     predict(kafka, "a", time_ms=1_500, at_ms=10, partition=1)
     label(kafka, "a", time_ms=1_600, at_ms=20)
     stream = stream_of_topics(kafka, MONITOR)
-    order = [(a.arrival_ms, a.prediction_id, isinstance(a, Label)) for a in stream.arrivals()]
-    assert order == [(10, "a", False), (20, "a", True), (30, "b", False)]
+    assert [(row.arrival_ms, row.prediction_id) for row in stream.rows] == [(10, "a"), (30, "b")]
+    assert [(label.arrival_ms, label.prediction_id) for label in stream.labels] == [(20, "a")]
     assert stream.rows[0].output == {"label": "no", "score": 0.2}
 
 
@@ -126,13 +127,15 @@ def test_the_version_that_serves_is_the_champion_though_a_shadow_came_first(
         name, at = f"r{number}", 1_000 + number * 1_000
         for version, role in (("2", "shadow"), ("1", "champion")):
             predict(kafka, name, time_ms=at, at_ms=at, version=version, role=role)
-    run = simulate(
-        stream_of_topics(kafka, MONITOR),
-        MONITOR,
-        Settings(artefacts=str(tmp_path)),
-        closed_loop=False,
-        partitions=2,
-    )
+    label(kafka, "r7", time_ms=9_000, at_ms=9_000, label="no")
+    label(kafka, "r7", time_ms=9_500, at_ms=9_500)
+    flow, recorder = Flow.of(stream_of_topics(kafka, MONITOR)), Recorder(MONITOR, tmp_path)
+    settings = Settings(artefacts=str(tmp_path))
+    run = simulate(flow, MONITOR, settings, recorder, closed_loop=False, partitions=2)
     with run.cluster:
-        standing = [(v["version"], v["status"]) for v in run.cluster.events("model-versions")]
+        results = recorder.finish(run, tmp_path)
+    standing = [(v["version"], v["status"]) for v in results.model_versions]
     assert standing == [("1", "champion")]
+    # Of the rows those of the champion are scored, against the label that counts in the end.
+    assert (results.summary["rows"], results.summary["labelled"]) == (600, 1)
+    assert results.summary["accuracy"] == 0

@@ -24,7 +24,7 @@ from kedge_services.local.cells import (
 )
 from kedge_services.local.tables import Block, blocks, records
 
-__all__ = ["FileRow", "feature_value", "read_rows", "records"]
+__all__ = ["FileRow", "feature_value", "read_event_times", "read_rows", "records"]
 
 _MS = timedelta(milliseconds=1)
 _NONE: Mapping[str, Scalar] = MappingProxyType({})
@@ -68,9 +68,7 @@ def read_rows(path: Path, monitor: Monitor) -> Iterator[FileRow]:
         label that has to be a number is none; the message names the file and
         the row.
     """
-    replay = monitor.replay
-    if replay is None:
-        raise UsageError(f"the monitor of {monitor.model} has no [replay] section for {path}")
+    replay = _columns(path, monitor)
     clock = _clock(path, replay)
     features = {name: feature_reader(f.type) for name, f in monitor.features.items()}
     answers = _answers(monitor, replay)
@@ -95,6 +93,28 @@ def read_rows(path: Path, monitor: Monitor) -> Iterator[FileRow]:
             strict=False,
         )
         yield from map(FileRow._make, rows)
+
+
+def read_event_times(path: Path, monitor: Monitor) -> Iterator[int]:
+    """Read the event times alone, in file order.
+
+    Raises
+    ------
+    UsageError
+        As for :func:`read_rows`, of what there is to times.
+    """
+    replay = _columns(path, monitor)
+    clock = _clock(path, replay)
+    # Without a column of times another one tells how many rows there are.
+    name = replay.timestamp or replay.label or next(iter(monitor.features), None)
+    for block in blocks(path, None if name is None else [name]):
+        yield from _times(path, block, replay, clock)
+
+
+def _columns(path: Path, monitor: Monitor) -> ReplayColumns:
+    if monitor.replay is None:
+        raise UsageError(f"the monitor of {monitor.model} has no [replay] section for {path}")
+    return monitor.replay
 
 
 def _answers(monitor: Monitor, replay: ReplayColumns) -> list[tuple[str | None, Reader]]:

@@ -151,6 +151,11 @@ class MemoryBroker:
         """Give the committed positions of a group."""
         return dict(self.group(group).offsets)
 
+    def read_by_all(self, partition: TopicPartition) -> int | None:
+        """Give the lowest offset that a group has committed here; None: no group reads it."""
+        positions = (group.offsets.get(partition) for group in self._groups.values())
+        return min((p.offset for p in positions if p is not None), default=None)
+
     def delete_before(self, topic: str, partition: int, offset: int) -> None:
         """Delete the records before an offset, as retention does; their memory is free."""
         self.log(TopicPartition(topic, partition)).delete_before(offset)

@@ -20,7 +20,7 @@ from kedge_services.runtime.reading import RangeReader
 from kedge_services.trainer.plan import Plan
 from kedge_services.trainer.training import train
 
-__all__ = ["ROWS", "STEP", "Found", "carry_out", "read_examples"]
+__all__ = ["ROWS", "STEP", "Found", "carry_out", "farthest", "read_examples"]
 
 #: Labelled rows of the model a training takes at most: the newest ones.
 ROWS = 50_000
@@ -144,6 +144,19 @@ def read_examples(
         for partition, (start, _) in chunk.items():
             found.ranges[partition] = (start, found.ranges[partition][1])
         step *= 2
+
+
+def farthest(partitions: int) -> int:
+    """Give how many offsets of each partition a training goes back at most.
+
+    That is where all of them are the model's examples, each of one revision; what
+    revisions and other models take up in between is not to be known beforehand.
+    """
+    step, total = STEP, 0
+    while total * partitions < 4 * ROWS:
+        total += step
+        step *= 2
+    return total
 
 
 def _read(backend: Backend, model: str, chunk: Mapping[int, tuple[int, int]], found: Found) -> None:

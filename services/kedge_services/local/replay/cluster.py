@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,14 +19,14 @@ from kedge_services.registry.service import make as make_registry
 from kedge_services.runtime.artefacts import ArtefactStore
 from kedge_services.runtime.loop import Loop
 from kedge_services.runtime.memory import ManualClock, MemoryBroker
-from kedge_services.runtime.ports import Service, TopicPartition
+from kedge_services.runtime.ports import Record, Service, TopicPartition
 from kedge_services.runtime.settings import Settings
 from kedge_services.runtime.stores import MemoryStore
 from kedge_services.serving.service import make as make_serving
 from kedge_services.trainer.jobs import Inline, Job
 from kedge_services.trainer.plan import Plan
 from kedge_services.trainer.service import trainer
-from kedge_services.trainer.work import carry_out
+from kedge_services.trainer.work import carry_out, farthest
 from kedge_services.triggers.service import make as make_triggers
 from kedge_services.windows.service import make as make_windows
 
@@ -36,6 +36,8 @@ __all__ = ["Cluster"]
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 #: Turns a service takes at once; a service needs a few to join its group.
 _TURNS = 4
+#: More records than there are.
+_ALL = 1 << 62
 #: Rounds after which services that still move are taken to go round in circles.
 _ROUNDS = 1_000
 
@@ -107,11 +109,18 @@ class Cluster:
             services.insert(1, make_serving(settings))
             services.append(trainer(self.broker, self._launch))
         self._loops = {service.name: self._loop(service) for service in services}
+        # Tables are read whole, by whoever needs them next.
+        lasting = {table.topic for service in services for table in service.tables}
+        self._keeps_examples = closed_loop
         self._places = [
             TopicPartition(name, partition)
             for name in tables
             for partition in range(self.broker.partitions(name))
         ]
+        self._passing = [place for place in self._places if place.topic not in lasting]
+        #: Up to where :meth:`take` has given what a partition has.
+        self._taken: dict[TopicPartition, int] = {}
+        self._progress: dict[bytes, bytes] = {}
 
     def __enter__(self) -> Self:
         """Give the cluster."""
@@ -176,11 +185,23 @@ class Cluster:
         raise RuntimeError("the services of a replay never come to rest")
 
     def forget(self) -> None:
-        """Free what has been read and nobody will read again; a trainer would."""
-        for topic in ("predictions", "outcomes", "examples"):
-            for partition in range(self.settings.request_partitions):
-                end = self.broker.log(TopicPartition(topic, partition)).end
-                self.broker.delete_before(topic, partition, end)
+        """Free what all services have read that read it, and nobody will read again.
+
+        A trainer reads examples back from their end, so far and no farther.
+        """
+        for record in self.take("panes"):
+            if record.key is not None and record.key.startswith(b"progress/"):
+                self._progress[record.key] = record.value or b""
+        for place in self._passing:
+            log = self.broker.log(place)
+            if place.topic == "examples" and self._keeps_examples:
+                kept = farthest(self.settings.request_partitions)
+                # Not for every single one: what is behind it has to move up.
+                if log.end - log.start > 2 * kept:
+                    log.delete_before(log.end - kept)
+            elif log.start < log.end:
+                read = self.broker.read_by_all(place)
+                log.delete_before(log.stable if read is None else read)
 
     def finish(self, *, predictions_ms: int, outcomes_ms: int) -> None:
         """Say that nothing more will come: the watermarks move past everything.
@@ -189,10 +210,9 @@ class Cluster:
         is decided by windows and alerts alone.
         """
         model = self.monitor.model
-        events = (e for e in self.events("panes") if e.get("type") == "progress")
-        newest = {event["partition"]: event for event in events}
-        for partition, event in sorted(newest.items()):
-            last = Progress.model_validate(event)
+        self.forget()
+        newest = [Progress.model_validate_json(value) for value in self._progress.values()]
+        for last in sorted(newest, key=lambda progress: progress.partition):
             ended = last.model_copy(
                 update={
                     "sequence": last.sequence + 1,
@@ -200,16 +220,24 @@ class Cluster:
                     "outcomes": {model: ModelClock(max_ms=outcomes_ms, seen_ms=self.clock())},
                 }
             )
-            self.send_by_model("panes", f"progress/{partition}", encode(ended))
+            self.send_by_model("panes", f"progress/{last.partition}", encode(ended))
         self.run(only=("windows", "alerts"))
         self.clock.advance(self.settings.time.revise_interval_ms)
         self.run(only=("windows", "alerts"))
 
     # ------------------------------------------------------------------ output
 
-    def events(self, topic: str) -> list[dict[str, Any]]:
-        """Give all events of a topic, by partition and offset."""
-        return [_decode(r.value) for r in self.broker.records(topic) if r.value is not None]
+    def take(self, topic: str) -> Iterator[Record]:
+        """Give what a topic has got since it was last taken, by partition and offset."""
+        for partition in range(self.broker.partitions(topic)):
+            place = TopicPartition(topic, partition)
+            batch, self._taken[place] = self.broker.log(place).read(self._taken.get(place, 0), _ALL)
+            if batch is not None:
+                yield from batch.records()
+
+    def events(self, topic: str) -> Iterator[dict[str, Any]]:
+        """Give the events of a topic that are new, like :meth:`take`."""
+        return (_decode(record.value) for record in self.take(topic) if record.value is not None)
 
     # ------------------------------------------------------------------ pieces
 

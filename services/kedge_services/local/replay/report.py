@@ -145,6 +145,11 @@ def _run(case: Case) -> str:
         "retraining": _retraining(case),
         "windows made": f"{summary['windows']:,}",
     }
+    if case.results.stride > 1:
+        told["windows shown"] = (
+            f"of every {case.results.stride:,} panes that follow one another one, with an alarm if "
+            "there is any; the counts above are of all, and so is windows.ndjson"
+        )
     rows = "".join(f"<dt>{name}</dt><dd>{text(value)}</dd>" for name, value in told.items())
     return f"<dl>{rows}</dl>"
 

@@ -55,7 +55,12 @@ class Case:
 
     @property
     def statuses(self) -> Mapping[str, int]:
-        """Count the panes by what became of their drift windows, over all scales."""
+        """Count the panes by what became of their drift windows, over all scales.
+
+        Nothing where not all windows are here to be counted.
+        """
+        if self.results.stride > 1:
+            return {}
         panes: dict[int, set[str]] = {}
         for window in self.followed.windows:
             if window["kind"] == "drift":

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,12 +14,13 @@ import psutil
 
 from kedge.errors import UsageError
 from kedge.monitor import Monitor, format_duration
-from kedge_services.local.files import read_rows
+from kedge_services.local.replay.flow import Flow, flow_of_file
+from kedge_services.local.replay.recorder import Recorder
 from kedge_services.local.replay.report import page
-from kedge_services.local.replay.results import Results, gather, write
+from kedge_services.local.replay.results import Results, write
 from kedge_services.local.replay.simulation import simulate
-from kedge_services.local.replay.stream import Stream, stream_of_file
 from kedge_services.local.replay.topics import stream_of_cluster
+from kedge_services.runtime.garbage import rare_collections
 from kedge_services.runtime.settings import Settings
 
 __all__ = ["Options", "Source", "replay", "replay_results"]
@@ -101,23 +100,25 @@ def replay_results(
 ) -> tuple[Results, dict[str, float]]:
     """Replay like :func:`replay`; give everything that came out, and what it cost."""
     started = time.perf_counter()
-    with TemporaryDirectory(prefix="kedge-replay-") as scratch, _rare_collections():
-        stream = _stream(source, monitor, settings, options)
+    with TemporaryDirectory(prefix="kedge-replay-") as scratch, rare_collections():
+        flow = _flow(source, monitor, settings, options, Path(scratch))
+        recorder = Recorder(monitor, Path(scratch))
         artefacts = out / "artefacts" if options.closed_loop else Path(scratch)
         run = simulate(
-            stream,
+            flow,
             monitor,
             settings.model_copy(update={"artefacts": str(artefacts.absolute())}),
+            recorder,
             closed_loop=options.closed_loop,
             partitions=options.partitions,
-            tell=lambda rows: tell(rows, len(stream)),
+            tell=lambda rows: tell(rows, flow.total),
         )
         with run.cluster:
-            results: Results = gather(run, permuted=options.permute)
+            results = recorder.finish(run, out, late=flow.late, permuted=options.permute)
     seconds = time.perf_counter() - started
     cost = {
         "seconds": round(seconds, 3),
-        "rows_per_s": round(len(stream) / seconds, 1),
+        "rows_per_s": round(flow.total / seconds, 1),
         "peak_rss_mb": round(_peak_rss_mb(), 1),
     }
     told = page(results, monitor, data=str(source), options=options.told())
@@ -125,37 +126,29 @@ def replay_results(
     return results, cost
 
 
-def _stream(source: Source, monitor: Monitor, settings: Settings, options: Options) -> Stream:
+def _flow(
+    source: Source, monitor: Monitor, settings: Settings, options: Options, scratch: Path
+) -> Flow:
     if source.file is not None:
-        return stream_of_file(
-            read_rows(source.file, monitor),
+        return flow_of_file(
+            source.file,
             monitor,
+            scratch,
             label_delay=options.label_delay,
             limit=options.limit,
             permute=options.permute,
         )
     if options.label_delay or options.permute is not None:
         raise UsageError("the records of topics have times of their own; delay and permute files")
-    return stream_of_cluster(
+    stream = stream_of_cluster(
         settings,
         monitor,
         since_ms=source.since_ms,
         until_ms=source.until_ms,
         limit=options.limit,
     )
-
-
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Look for garbage cycles rarely: millions of small objects live to the end anyway."""
-    before = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(200_000, 20, 50)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
+    # A closed loop makes its own predictions; those of shadows would be rows twice.
+    return Flow.of(stream.champions() if options.closed_loop else stream)
 
 
 def _peak_rss_mb() -> float:

@@ -9,18 +9,18 @@ References
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from kedge.base import Scalar, label_text
 from kedge_services.core.performance import wilson
-from kedge_services.local.replay.stream import Label, Stream
+from kedge_services.local.replay.exact import Exact
 
-__all__ = ["Scores", "Step", "answers_of", "no_change", "score"]
+__all__ = ["Scorer", "Scores", "Step", "answer_of"]
 
 _Z95 = 1.959963984540054
+_NAMES = ("given", "static", "no_change")
 
 
 class Step(NamedTuple):
@@ -67,81 +67,58 @@ class Scores:
         return scores if self.is_error else {**scores, "kappa_t": self.kappa_t}
 
 
-def score(
-    stream: Stream,
-    given: Mapping[str, Scalar],
-    static: Mapping[str, Scalar],
-    *,
-    regression: bool,
-    step_ms: int,
-) -> Scores:
-    """Score the answers to the labelled rows of a stream.
+class Scorer:
+    """Scores answers to labelled rows as they come; what it keeps is a few numbers a pane.
 
     Parameters
     ----------
-    given, static
-        Answers by prediction id.
+    regression
+        Errors are absolute ones, not whether the class was missed.
     step_ms
         Length of the intervals of event time of ``over_time``.
     """
-    labels = {name: label.label for name, label in stream.label_of().items()}
-    rows = [row for row in stream.rows if row.role == "champion" and row.prediction_id in labels]
-    loss = _error if regression else _miss
 
-    def losses(answers: Mapping[str, Scalar]) -> list[tuple[int, float]]:
-        return [
-            (row.time_ms, loss(answers[row.prediction_id], labels[row.prediction_id]))
-            for row in rows
-            if row.prediction_id in answers
-        ]
+    def __init__(self, *, regression: bool, step_ms: int) -> None:
+        self._is_error = regression
+        self._step_ms = step_ms
+        self._labelled = 0
+        self._losses: dict[str, dict[int, Exact]] = {name: {} for name in _NAMES}
 
-    found = {
-        "given": losses(given),
-        "static": losses(static),
-        "no_change": losses(no_change(stream)),
-    }
-    means = {
-        name: _shown(statistics.fmean(loss for _, loss in pairs), regression=regression)
-        if pairs
-        else None
-        for name, pairs in found.items()
-    }
-    every = [loss for _, loss in found["given"]]
-    return Scores(
-        labelled=len(rows),
-        is_error=regression,
-        given=means["given"],
-        static=means["static"],
-        no_change=means["no_change"],
-        over_time={
-            name: _steps(pairs, step_ms, is_error=regression) for name, pairs in found.items()
-        },
-        whole=_step(0, every, is_error=regression) if every else None,
-    )
+    def add(self, time_ms: int, label: Scalar, answers: Mapping[str, Scalar | None]) -> None:
+        """Take a labelled row and the answers to it, by the names of ``over_time``."""
+        self._labelled += 1
+        at_ms = time_ms - time_ms % self._step_ms
+        loss = _error if self._is_error else _miss
+        for name, answer in answers.items():
+            if answer is not None:
+                steps = self._losses[name]
+                losses = steps.get(at_ms)
+                if losses is None:
+                    losses = steps[at_ms] = Exact()
+                losses.add(loss(answer, label))
 
-
-def no_change(stream: Stream) -> dict[str, Scalar]:
-    """Answer every row with the last label that had arrived before it."""
-    answers: dict[str, Scalar] = {}
-    last: Scalar | None = None
-    for what in stream.arrivals():
-        if isinstance(what, Label):
-            last = what.label
-        elif last is not None:
-            answers[what.prediction_id] = last
-    return answers
+    def scores(self) -> Scores:
+        """Give the scores of all rows taken."""
+        whole = {
+            name: _step(0, Exact.of(steps.values()), is_error=self._is_error) if steps else None
+            for name, steps in self._losses.items()
+        }
+        over_time = {
+            name: [
+                _step(at, losses, is_error=self._is_error) for at, losses in sorted(steps.items())
+            ]
+            for name, steps in self._losses.items()
+        }
+        means = {name: None if step is None else step.value for name, step in whole.items()}
+        return Scores(
+            self._labelled, self._is_error, **means, over_time=over_time, whole=whole["given"]
+        )
 
 
-def answers_of(predictions: Iterable[tuple[str, Mapping[str, Any] | None]]) -> dict[str, Scalar]:
-    """Give the answers by prediction id; of several to one id the first counts."""
-    answers: dict[str, Scalar] = {}
-    for name, output in predictions:
-        if output is None:
-            continue
-        answer = output.get("value", output.get("label"))
-        if answer is not None:
-            answers.setdefault(name, answer)
-    return answers
+def answer_of(output: Mapping[str, Any] | None) -> Scalar | None:
+    """Give the answer of an output: its value, or its label."""
+    found: Scalar | None = None if output is None else output.get("value", output.get("label"))
+    return found
 
 
 def _miss(answer: Scalar, label: Scalar) -> float:
@@ -153,24 +130,13 @@ def _error(answer: Scalar, label: Scalar) -> float:
     return abs(float(answer) - float(label))
 
 
-def _shown(loss: float, *, regression: bool) -> float:
-    return loss if regression else 1 - loss
-
-
-def _steps(pairs: Iterable[tuple[int, float]], step_ms: int, *, is_error: bool) -> list[Step]:
-    steps: dict[int, list[float]] = {}
-    for at_ms, loss in pairs:
-        steps.setdefault(at_ms - at_ms % step_ms, []).append(loss)
-    return [_step(at_ms, losses, is_error=is_error) for at_ms, losses in sorted(steps.items())]
-
-
-def _step(at_ms: int, losses: Sequence[float], *, is_error: bool) -> Step:
+def _step(at_ms: int, losses: Exact, *, is_error: bool) -> Step:
     """Give the mean with its interval: for shares by Wilson, else mean +- 1.96 s / sqrt(n)."""
-    n, mean = len(losses), statistics.fmean(losses)
+    n, mean = losses.n, losses.mean
     if not is_error:
-        interval = wilson(n - math.fsum(losses), n) or (None, None)
+        interval = wilson(n - losses.total, n) or (None, None)
         return Step(at_ms, 1 - mean, n, *interval)
     if n < 2:
         return Step(at_ms, mean, n, None, None)
-    half = _Z95 * statistics.stdev(losses) / math.sqrt(n)
+    half = _Z95 * losses.deviation / math.sqrt(n)
     return Step(at_ms, mean, n, max(0.0, mean - half), mean + half)

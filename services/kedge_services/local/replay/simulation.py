@@ -12,18 +12,19 @@ answered by, so releasing them together is the same as one by one.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
 from kedge.codec import encode
 from kedge.errors import UsageError
 from kedge.monitor import Monitor
 from kedge_services.core.schedule import next_slot
 from kedge_services.local.replay.cluster import Cluster
+from kedge_services.local.replay.flow import Flow
 from kedge_services.local.replay.stream import (
-    Stream,
+    Arrived,
     outcome_value,
     prediction_value,
     request_value,
@@ -32,52 +33,61 @@ from kedge_services.local.replay.versions import first_version, reference_path, 
 from kedge_services.runtime.formats import Predictor
 from kedge_services.runtime.settings import Settings
 
-__all__ = ["Run", "Span", "simulate"]
+__all__ = ["Audience", "Run", "Span", "simulate"]
 
 _MS = timedelta(milliseconds=1)
 #: Nothing is revised for display: every window is written once, when it is final.
 _NEVER_MS = 1 << 42
+#: Rows released at once, where a pane has more.
+PIECE = 50_000
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
     """The event times a replay covers, and where its last windows end.
 
-    ``first_ms`` and ``last_ms`` are those of predictions, ``labelled_ms`` is
-    that of the last label.
+    ``first_ms`` and ``last_ms`` are those of predictions, ``last_label_ms`` is
+    that of the last label, if there is one.
     """
 
     first_ms: int
     last_ms: int
-    labelled_ms: int
+    last_label_ms: int | None
 
-    @classmethod
-    def of(cls, stream: Stream) -> Span:
-        """Give the span of a stream with rows."""
-        times = [row.time_ms for row in stream.rows]
-        labelled = [label.time_ms for label in stream.labels]
-        return cls(min(times), max(times), max(labelled, default=max(times)))
+    @property
+    def labelled_ms(self) -> int:
+        """The time of the last label; without labels that of the last row."""
+        return self.last_ms if self.last_label_ms is None else self.last_label_ms
+
+
+class Audience(Protocol):
+    """Whoever takes down what a run says; nothing is said twice."""
+
+    def begins(self, first: Predictor | None) -> None:
+        """Learn the predictor of the first version, where Kedge trained it."""
+
+    def hears(self, cluster: Cluster, arrived: Arrived) -> None:
+        """Take what arrived, and from the cluster what came of it so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that has ended, its cluster still to be read.
+    """A run that has ended, its cluster still to be closed.
 
-    ``warm_up`` and ``live`` are the two parts of the stream; ``first`` is the
-    predictor of the first version where Kedge trained it.
+    ``warm_up`` and ``rows`` count the rows before and in it.
     """
 
     cluster: Cluster
-    warm_up: Stream
-    live: Stream
+    warm_up: int
+    rows: int
     span: Span
-    first: Predictor | None
 
 
 def simulate(
-    stream: Stream,
+    flow: Flow,
     monitor: Monitor,
     settings: Settings,
+    audience: Audience,
     *,
     closed_loop: bool,
     partitions: int = 1,
@@ -89,6 +99,8 @@ def simulate(
     ----------
     settings
         Its ``time`` and ``artefacts`` count.
+    audience
+        Takes down what comes of it, while the run goes on.
     closed_loop
         Let Kedge train on the warm-up and serve what it trains.
     partitions
@@ -105,16 +117,16 @@ def simulate(
     is_given = monitor.reference.source == "first-events" or reference_path(monitor) is not None
     takes = monitor.replay is not None and (closed_loop or not is_given)
     wanted = monitor.replay.warm_up if monitor.replay is not None and takes else 0
-    warm_up, live = (stream.champions() if closed_loop else stream).split(wanted)
-    if not len(live):
+    warm_up = flow.take(wanted)
+    if flow.next_row_ms is None:
         raise UsageError(
-            f"{len(stream)} rows, and the warm-up takes {wanted}: none is left to replay; "
+            f"{flow.total} rows, and the warm-up takes {wanted}: none is left to replay; "
             "lower [replay] warm_up"
         )
     cluster = Cluster(
         _settings(settings, partitions, examples=closed_loop),
         monitor,
-        start_ms=live.rows[0].arrival_ms - 1,
+        start_ms=flow.next_row_ms - 1,
         closed_loop=closed_loop,
         training_ms=monitor.replay.training_time // _MS if monitor.replay is not None else 0,
     )
@@ -124,16 +136,15 @@ def simulate(
             warm_up, monitor, cluster.artefacts, allow=settings.trainer.allow
         )
     else:
-        # A stream of nothing but shadows has no champion; then the first version counts.
-        serves = live.champions().rows or live.rows
-        candidate = served_elsewhere(warm_up, monitor, version=serves[0].version)
+        candidate = served_elsewhere(warm_up, monitor, version=flow.version)
+    audience.begins(first)
     cluster.send_by_model("monitors", monitor.model, encode(monitor))
     cluster.send_by_model("candidates", candidate.request_id, encode(candidate))
     cluster.run()
-    _release(cluster, live, closed_loop=closed_loop, tell=tell)
-    span = Span.of(live)
+    rows, span = _release(cluster, flow, audience, closed_loop=closed_loop, tell=tell)
     _finish(cluster, span)
-    return Run(cluster, warm_up, live, span, first)
+    audience.hears(cluster, Arrived((), (), ()))
+    return Run(cluster, len(warm_up), rows, span)
 
 
 def _settings(settings: Settings, partitions: int, *, examples: bool) -> Settings:
@@ -156,45 +167,60 @@ def _settings(settings: Settings, partitions: int, *, examples: bool) -> Setting
 
 
 def _release(
-    cluster: Cluster, live: Stream, *, closed_loop: bool, tell: Callable[[int], None]
-) -> None:
+    cluster: Cluster,
+    flow: Flow,
+    audience: Audience,
+    *,
+    closed_loop: bool,
+    tell: Callable[[int], None],
+) -> tuple[int, Span]:
+    """Let everything arrive; give how many rows there were, and their span."""
     monitor = cluster.monitor
     # A closed loop answers by what it has learnt, so it is looked at as often
     # as any service can decide; an open one only where windows end.
     grid_ms = monitor.cell_ms if closed_loop else monitor.pane_ms
     value = request_value if closed_loop else prediction_value
-    row_times = [row.arrival_ms for row in live.rows]
-    label_times = [label.arrival_ms for label in live.labels]
-    rows, labels, boundary_ms = 0, 0, cluster.clock()
+    boundary_ms, count = cluster.clock(), 0
+    row_times: list[int] = []
+    label_times: list[int] = []
     while True:
         cluster.clock.now_ms = boundary_ms
-        first, rows = rows, bisect_left(row_times, boundary_ms, rows)
-        arrived = live.rows[first:rows]
+        # In an open loop it does not matter how many there are: a pane may have any number.
+        arrived = flow.before(boundary_ms, most=None if closed_loop else PIECE)
+        rows, labels = arrived.rows, arrived.labels
         cluster.send_by_request(
             "requests" if closed_loop else "predictions",
-            [row.prediction_id for row in arrived],
-            [value(row, monitor.model) for row in arrived],
-            row_times[first:rows],
+            [row.prediction_id for row in rows],
+            [value(row, monitor.model) for row in rows],
+            [row.arrival_ms for row in rows],
         )
         if not closed_loop:
             # Labels need not wait for their predictions in the join then.
             cluster.step("panes")
-        first, labels = labels, bisect_left(label_times, boundary_ms, labels)
-        known = live.labels[first:labels]
         cluster.send_by_request(
             "outcomes",
-            [label.prediction_id for label in known],
-            [outcome_value(label, monitor.model) for label in known],
-            label_times[first:labels],
+            [label.prediction_id for label in labels],
+            [outcome_value(label, monitor.model) for label in labels],
+            [label.arrival_ms for label in labels],
         )
         cluster.run()
-        if not closed_loop:
-            cluster.forget()
-        tell(rows)
-        following = [*row_times[rows : rows + 1], *label_times[labels : labels + 1]]
-        if not following:
-            return
-        boundary_ms = _boundary(cluster, grid_ms, boundary_ms, min(following))
+        audience.hears(cluster, arrived)
+        cluster.forget()
+        row_times = _ends(row_times, [row.time_ms for row in rows])
+        label_times = _ends(label_times, [label.time_ms for label in labels])
+        count += len(rows)
+        tell(count)
+        following_ms = flow.next_ms
+        if following_ms is None:
+            return count, Span(row_times[0], row_times[-1], max(label_times, default=None))
+        if following_ms >= boundary_ms:
+            boundary_ms = _boundary(cluster, grid_ms, boundary_ms, following_ms)
+
+
+def _ends(known: Sequence[int], more: Sequence[int]) -> list[int]:
+    """Give the first and the last of some times."""
+    every = [*known, *more]
+    return [min(every), max(every)] if every else []
 
 
 def _finish(cluster: Cluster, span: Span) -> None:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from itertools import islice
-from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
 
 from kedge.base import Role, Scalar
-from kedge.errors import UsageError
-from kedge.monitor import Monitor
-from kedge_services.local.files import FileRow
 
 __all__ = [
     "FILE_VERSION",
+    "Arrived",
     "Label",
     "Late",
     "Row",
@@ -27,7 +21,6 @@ __all__ = [
     "outcome_value",
     "prediction_value",
     "request_value",
-    "stream_of_file",
 ]
 
 #: The version whose predictions a file holds.
@@ -55,6 +48,17 @@ class Label(NamedTuple):
     label: Scalar
     time_ms: int
     arrival_ms: int
+
+
+class Arrived(NamedTuple):
+    """What arrived together: rows, what will turn out to be true of each, and labels.
+
+    ``truths`` has the label of each row that counts in the end, None where none ever comes.
+    """
+
+    rows: Sequence[Row]
+    truths: Sequence[Scalar | None]
+    labels: Sequence[Label]
 
 
 class Late(NamedTuple):
@@ -101,27 +105,6 @@ class Stream:
         """Give the number of rows that take part."""
         return len(self.rows)
 
-    def arrivals(self) -> Iterator[Row | Label]:
-        """Give rows and labels by arrival, predictions before outcomes, rows in their order."""
-        labels = iter(self.labels)
-        label = next(labels, None)
-        for row in self.rows:
-            while label is not None and label.arrival_ms < row.arrival_ms:
-                yield label
-                label = next(labels, None)
-            yield row
-        if label is not None:
-            yield label
-            yield from labels
-
-    def split(self, rows: int) -> tuple[Stream, Stream]:
-        """Give the first rows with their labels, and the rest with theirs."""
-        first, rest = self.rows[:rows], self.rows[rows:]
-        ids = {row.prediction_id for row in first}
-        mine = [label for label in self.labels if label.prediction_id in ids]
-        others = [label for label in self.labels if label.prediction_id not in ids]
-        return Stream(first, mine), Stream(rest, others, self.late)
-
     def champions(self) -> Stream:
         """Give it without the predictions made in the shadow."""
         return Stream([row for row in self.rows if row.role == "champion"], self.labels, self.late)
@@ -134,53 +117,6 @@ class Stream:
             if known is None or label.time_ms >= known.time_ms:
                 found[label.prediction_id] = label
         return found
-
-
-def stream_of_file(
-    rows: Iterable[FileRow],
-    monitor: Monitor,
-    *,
-    label_delay: timedelta = timedelta(0),
-    limit: int | None = None,
-    permute: int | None = None,
-) -> Stream:
-    """Let the rows of a file arrive at their event times, and their labels after the delay.
-
-    Parameters
-    ----------
-    limit
-        Take only so many rows from the beginning of the file.
-    permute
-        Seed of a shuffle: what the rows say changes places, the times stay.  What
-        was a drift is then spread over the whole stream: the stationary control.
-
-    Raises
-    ------
-    UsageError
-        There are no rows.
-    """
-    taken = list(islice(rows, limit))
-    if not taken:
-        raise UsageError("the data has no rows")
-    if permute is not None:
-        order = list(range(len(taken)))
-        random.Random(permute).shuffle(order)  # noqa: S311 -- a shuffle that can be repeated
-        taken = [taken[i]._replace(time_ms=taken[at].time_ms) for at, i in enumerate(order)]
-    delay_ms = label_delay // timedelta(milliseconds=1)
-    made, labels = [], []
-    for number, row in enumerate(taken):
-        name = f"row-{number}"
-        output = _output(row, monitor)
-        made.append(
-            Row(name, row.time_ms, row.time_ms, row.features, output, segments=row.segments)
-        )
-        if row.label is not None and monitor.labelled:
-            known_ms = row.time_ms + delay_ms
-            labels.append(Label(name, row.label, known_ms, known_ms))
-    # What arrives at its event time is never late.
-    made.sort(key=attrgetter("arrival_ms"))
-    labels.sort(key=attrgetter("arrival_ms"))
-    return Stream(made, labels)
 
 
 def prediction_value(row: Row, model: str) -> bytes:
@@ -223,14 +159,3 @@ def outcome_value(label: Label, model: str) -> bytes:
             "event_time_ms": label.time_ms,
         }
     )
-
-
-def _output(row: FileRow, monitor: Monitor) -> dict[str, Any] | None:
-    if row.prediction is None:
-        return None
-    if monitor.task == "regression":
-        return {"value": row.prediction}
-    output: dict[str, Any] = {"label": row.prediction}
-    if row.score is not None:
-        output["score"] = row.score
-    return output
