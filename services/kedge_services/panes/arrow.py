@@ -55,13 +55,16 @@ class ArrowReader:
         try:
             batch = pa.ipc.open_stream(value).read_next_batch()
             batch.validate(full=True)
+            # Names are decoded only here.
+            layout = self._layout(size.schema, batch.schema)
+            spread = _spread(batch)
         except (pa.ArrowException, OSError, StopIteration, UnicodeDecodeError) as error:
             raise DeadLetter("undecodable", f"no Arrow record batch: {error}") from error
         if not batch.num_rows:
             raise DeadLetter("shape-mismatch", "the batch has no rows")
-        if (spread := _spread(batch)) > MAX_BATCH_BYTES:
+        if spread > MAX_BATCH_BYTES:
             raise _too_large(spread)
-        return self._layout(size.schema, batch.schema), batch
+        return layout, batch
 
     def _layout(self, message: bytes, schema: pa.Schema) -> Layout:
         known = self._layouts.get(message)

@@ -191,7 +191,10 @@ class BatchReader:
             batch.partition,
             [batch.offsets[i] for i in where],
             [batch.timestamps_ms[i] for i in where],
-            [rows.request_id(row) for row in range(rows.rows)],
+            [
+                rows.request_id(row) if 1 <= len(name or "") <= 255 else batch.keys[i]
+                for row, (i, name) in enumerate(zip(where, rows.names, strict=True))
+            ],
             _Lazily(rows.rows, rows.event),
             _Lazily(
                 rows.rows,
