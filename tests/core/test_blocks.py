@@ -16,6 +16,7 @@ from kedge_services.core.deltas import DriftDelta, LearningDelta
 from kedge_services.core.folding import Series
 from kedge_services.core.learning import COUNTED_PANES, LEAST_PANES, Learner
 from kedge_services.core.overdispersion import overdispersion
+from kedge_services.core.pane_counts import PaneCounts
 from kedge_services.core.references import build_reference, learn_cuts
 
 REFERENCE = build_reference(
@@ -105,7 +106,7 @@ def learnt(rows: Iterator[int]) -> tuple[Reference, int]:
         # The mean of a pane goes up and down.
         columns: dict[str, Any] = {"x": rng.normal(number % 2, 1, n), "c": ["a"] * n}
         delta = Binner(cuts).count(columns, rows=n, predictions=["a"] * n)
-        learner.count(counted, end_ms, delta, MONITOR)
+        learner.count(counted, end_ms, PaneCounts.of(delta), MONITOR)
         if made := learner.take():
             return made[0], number + 1
     raise AssertionError("too few panes")

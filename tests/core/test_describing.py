@@ -11,6 +11,7 @@ from kedge import Measure, Reference
 from kedge_services.core.binning import Binner
 from kedge_services.core.deltas import DriftDelta
 from kedge_services.core.describing import measures
+from kedge_services.core.pane_counts import PaneCounts
 from kedge_services.core.references import build_reference
 
 chance = np.random.default_rng(3)
@@ -28,7 +29,7 @@ REFERENCE: Reference = build_reference(
 
 
 def described(window: DriftDelta) -> dict[tuple[str | None, str], Measure]:
-    return {(m.feature, m.name): m for m in measures(window, REFERENCE)}
+    return {(m.feature, m.name): m for m in measures(PaneCounts.of(window), REFERENCE)}
 
 
 @pytest.mark.parametrize("panes", [1, 3, 40])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kedge import Monitor, Pane, Progress, Reference, Window
+from kedge.codec import decode
 from kedge.panes import ModelClock, PaneSource
 from kedge_services.core.binning import Binner
 from kedge_services.core.lookup import Lookup
@@ -76,7 +77,8 @@ class World:
 
     def take(self) -> None:
         self.core.tick(self.now_ms)
-        for window in self.core.take()[0]:
+        for sent in self.core.take()[0]:
+            window = decode(Window, sent.value)
             self.sent.setdefault(window.window_id, []).append(window)
 
     def windows(self, scale: int = 1, version: str = "1") -> list[Window]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kedge import Monitor, Pane, Window
+from kedge.codec import decode
 from kedge.panes import PaneSource
 from kedge_services.core.deltas import PerformanceDelta
 from kedge_services.core.lookup import Lookup
@@ -61,7 +62,9 @@ class Task:
         )
         for key in self.publisher.due(0):
             self.windows.revise(key, 0)
-        self.sent |= {window.window_id: window for window in self.publisher.take()}
+        self.sent |= {
+            window_id: decode(Window, value) for window_id, value in self.publisher.take()
+        }
 
     def window(self, segment: str, scale: int = 1, pane: int = 0) -> Window:
         found = [

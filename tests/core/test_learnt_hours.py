@@ -14,6 +14,7 @@ from kedge_services.core.binning import Binner
 from kedge_services.core.deltas import DriftDelta, LearningDelta
 from kedge_services.core.folding import Series
 from kedge_services.core.learning import Learner
+from kedge_services.core.pane_counts import PaneCounts
 from kedge_services.core.references import build_reference
 from kedge_services.core.seasons import HOURS, slots, unpack
 from kedge_services.core.strata import RowTimes
@@ -60,7 +61,7 @@ def counted(learner: Learner, pane: int) -> DriftDelta:
 def feed(learner: Learner, series: Series, panes: range, monitor: Monitor = MONITOR) -> None:
     for pane in panes:
         end_ms = BEGIN_MS + (pane + 1) * monitor.pane_ms
-        learner.count(series, end_ms, counted(learner, pane), monitor)
+        learner.count(series, end_ms, PaneCounts.of(counted(learner, pane)), monitor)
 
 
 def restarted(learner: Learner) -> Learner:

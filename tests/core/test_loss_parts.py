@@ -9,6 +9,7 @@ import pytest
 
 from kedge import Measure, Monitor, Pane, Window
 from kedge.base import WindowKind
+from kedge.codec import decode
 from kedge.panes import PaneSource
 from kedge_services.core.attribution import change_text
 from kedge_services.core.deltas import PerformanceDelta
@@ -158,9 +159,8 @@ class Task:
         self.windows.advance("m", predictions_ms=at_ms, outcomes_ms=at_ms, now_ms=0)
         for key in self.publisher.due(0):
             self.windows.revise(key, 0)
-        self.sent |= {
-            (w.scale, w.start_ms // MINUTE): w for w in self.publisher.take() if not w.segment
-        }
+        found = [decode(Window, sent.value) for sent in self.publisher.take()]
+        self.sent |= {(w.scale, w.start_ms // MINUTE): w for w in found if not w.segment}
 
     def change(self, scale: int, pane: int) -> dict[str | None, float]:
         found = self.sent[scale, pane].measures

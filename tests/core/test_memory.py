@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from kedge import Monitor, Pane, Progress, Reference, Window
-from kedge.codec import encode
+from kedge.codec import decode, encode
 from kedge.panes import ModelClock, PaneSource
 from kedge_services.core.binning import Binner
 from kedge_services.core.deltas import DriftDelta
 from kedge_services.core.lookup import Lookup
+from kedge_services.core.pane_counts import PaneCounts
 from kedge_services.core.references import build_reference
 from kedge_services.core.seasons import HOURS, pack
 from kedge_services.core.strata import MOST_BYTES, RowTimes, slot_counts
@@ -85,7 +86,7 @@ def test_eight_panes_in_memory_take_less_than_4_mb(delta: DriftDelta) -> None:
     text = json.dumps(delta.encode())
     gc.collect()
     tracemalloc.start()
-    kept = [DriftDelta.decode(json.loads(text)) for _ in range(8)]
+    kept = [PaneCounts.decode(json.loads(text)) for _ in range(8)]
     gc.collect()
     taken = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
@@ -111,7 +112,8 @@ def windows_of(reference: Reference, delta: DriftDelta) -> tuple[list[Window], i
                  outcomes={}, fates={})
     )  # fmt: skip
     core.tick(0)
-    return core.take()[0], sum(len(key) + len(value or b"") for key, value in core.changes())
+    sent = [decode(Window, one.value) for one in core.take()[0]]
+    return sent, sum(len(key) + len(value or b"") for key, value in core.changes())
 
 
 def test_a_window_is_smaller_than_1_mb_and_the_state_of_nine_panes_than_1_5_mb(

@@ -16,9 +16,11 @@ from kedge import Reference
 from kedge.base import Scalar
 from kedge_services.core.binning import Binner
 from kedge_services.core.deltas import DriftDelta
-from kedge_services.core.multivariate import CORRELATION_FLOOR, NAME, PairJudge
+from kedge_services.core.multivariate import CORRELATION_FLOOR, NAME, PairJudge, PairTrial
+from kedge_services.core.pane_counts import PaneCounts
 from kedge_services.core.rank_pairs import MOST_PAIRS, order_of, pairs_of, rank_scores
 from kedge_services.core.references import Kind, build_reference
+from kedge_services.core.stacks import Stack
 
 Column = Sequence[Scalar | None] | NDArray[np.float64]
 Columns = dict[str, Column]
@@ -45,6 +47,11 @@ def named(rows: NDArray[np.float64]) -> Columns:
 
 def counted(reference: Reference, columns: Columns) -> DriftDelta:
     return Binner(reference).count(columns, rows=len(next(iter(columns.values()))))
+
+
+def trial_of(judge: PairJudge, window: DriftDelta) -> PairTrial:
+    """Test a window by itself."""
+    return judge.test(Stack([PaneCounts.of(window)], [1]))[0]
 
 
 def related(rows: int, rho: float, seed: int, features: int = 10) -> Columns:
@@ -145,7 +152,7 @@ def test_the_correlation_is_spearmans_but_for_the_width_of_the_bins() -> None:
     columns = related(5_000, 0.5, seed=2)
     reference = reference_of(columns)
     other = related(2_000, -0.3, seed=3)
-    [pair] = PairJudge(reference).test(counted(reference, other)).moved
+    [pair] = trial_of(PairJudge(reference), counted(reference, other)).moved
     before = stats.spearmanr(columns["x3"], columns["x7"]).statistic
     now = stats.spearmanr(other["x3"], other["x7"]).statistic
     assert pair.names == ("x3", "x7")
@@ -158,7 +165,7 @@ def test_a_feature_that_moves_or_spreads_is_not_another_relation() -> None:
     reference = reference_of(columns)
     window = related(1_000, 0.6, seed=5)
     moved = {**window, "x3": np.asarray(window["x3"]) + 0.5, "x7": np.asarray(window["x7"]) * 1.5}
-    trial = PairJudge(reference).test(counted(reference, moved))
+    trial = trial_of(PairJudge(reference), counted(reference, moved))
     assert trial.detection(ALPHA) is None
 
 
@@ -174,7 +181,7 @@ def test_stationary_windows_do_not_alarm(phi: float) -> None:
         judge, binner = PairJudge(reference), Binner(reference)
         for start in range(5_000, rows.shape[0], 500):
             window = binner.count(named(rows[start : start + 500]), rows=500)
-            [measure] = judge.test(window).measures
+            [measure] = trial_of(judge, window).measures
             assert measure.evidence is not None
             worst.append(measure.evidence)
     # 240 windows: none below 1/10,000, and at most their due below 1 in 20.
@@ -197,7 +204,7 @@ def test_a_relation_that_comes_up_is_seen_within_two_windows_of_500() -> None:
     for seed in range(10):
         reference = reference_of(related(5_000, 0.0, seed=100 + seed))
         window = counted(reference, related(1_000, 0.5, seed=200 + seed))
-        detection = PairJudge(reference).test(window).detection(ALPHA)
+        detection = trial_of(PairJudge(reference), window).detection(ALPHA)
         found += detection is not None and detection.summary.startswith(
             "other relations between x3 and x7 (rank correlation "
         )
@@ -208,7 +215,7 @@ def test_a_column_of_other_rows_is_seen_though_its_distribution_is_the_same() ->
     reference = reference_of(related(5_000, 0.8, seed=7))
     window = related(500, 0.8, seed=8)
     joined_wrongly = {**window, "x7": np.roll(np.asarray(window["x7"]), 1)}
-    trial = PairJudge(reference).test(counted(reference, joined_wrongly))
+    trial = trial_of(PairJudge(reference), counted(reference, joined_wrongly))
     detection = trial.detection(ALPHA)
     assert detection is not None
     assert (detection.kind, detection.detector, detection.feature) == ("data-drift", NAME, None)
@@ -227,8 +234,8 @@ def test_categories_have_relations_too() -> None:
 
     reference = reference_of(rows(5_000, 9, apart=False), group="categorical")
     judge = PairJudge(reference)
-    same = judge.test(counted(reference, rows(500, 10, apart=False)))
-    apart = judge.test(counted(reference, rows(500, 11, apart=True)))
+    same = trial_of(judge, counted(reference, rows(500, 10, apart=False)))
+    apart = trial_of(judge, counted(reference, rows(500, 11, apart=True)))
     assert same.detection(ALPHA) is None
     assert apart.detection(ALPHA) is not None
 
@@ -241,7 +248,7 @@ def test_a_reference_of_one_feature_or_few_rows_has_no_relations() -> None:
     assert reference_of({"x": [1.0], "y": [2.0]}).projection is None
     empty = reference_of({"x": [], "y": []})
     assert empty.projection is None
-    trial = PairJudge(empty).test(DriftDelta(rows=500))
+    trial = trial_of(PairJudge(empty), DriftDelta(rows=500))
     assert (list(trial.measures), trial.detection(1.0)) == ([], None)
     assert PairJudge(empty).tests == 0
 
@@ -257,7 +264,9 @@ def test_a_reference_of_one_feature_or_few_rows_has_no_relations() -> None:
 )
 def test_what_never_varies_has_no_relations(first: Column, second: Column) -> None:
     reference = reference_of({"x": first, "y": second})
-    [measure] = PairJudge(reference).test(counted(reference, {"x": first, "y": second})).measures
+    [measure] = trial_of(
+        PairJudge(reference), counted(reference, {"x": first, "y": second})
+    ).measures
     assert (measure.value, measure.evidence) == (None, None)
     assert measure.note == "not enough data: no two features vary"
 
@@ -265,7 +274,7 @@ def test_what_never_varies_has_no_relations(first: Column, second: Column) -> No
 def test_a_feature_that_becomes_constant_leaves_the_others_tested() -> None:
     reference = reference_of(named(normals(3_000, 3, seed=13)))
     window = {**named(normals(500, 3, seed=14)), "x0": [5.0] * 500}
-    trial = PairJudge(reference).test(counted(reference, window))
+    trial = trial_of(PairJudge(reference), counted(reference, window))
     assert trial.measures[0].evidence is not None
     assert trial.detection(ALPHA) is None
 
@@ -276,7 +285,7 @@ def test_too_few_rows_are_not_tested() -> None:
     window = named(normals(500, 3, seed=17))
     few: Columns = {name: np.asarray(column)[:99] for name, column in window.items()}
     for held, rows in ((reference, few), (small, window)):
-        [measure] = PairJudge(held).test(counted(held, rows)).measures
+        [measure] = trial_of(PairJudge(held), counted(held, rows)).measures
         assert measure.value is None
         assert measure.note is not None
         assert measure.note.startswith("not enough data")
@@ -287,7 +296,7 @@ def test_rows_counted_without_it_leave_a_window_untested() -> None:
     columns = named(normals(500, 3, seed=19))
     merged = counted(reference, columns)
     merged.add(Binner(reference, multivariate=False).count(columns, rows=500))
-    [measure] = PairJudge(reference).test(merged).measures
+    [measure] = trial_of(PairJudge(reference), merged).measures
     assert (measure.value, measure.note) == (None, "not counted in every row")
 
 
@@ -295,7 +304,7 @@ def test_undeclared_features_are_left_out() -> None:
     reference = reference_of(related(5_000, 0.5, seed=20))
     declared = [name for name in reference.features if name != "x7"]
     window = Binner(reference, declared).count(related(500, 0.0, seed=21), rows=500)
-    trial = PairJudge(reference).test(window)
+    trial = trial_of(PairJudge(reference), window)
     assert trial.measures[0].evidence is not None
     assert trial.detection(ALPHA) is None
 
@@ -321,5 +330,5 @@ def test_five_hundred_features_work_and_a_shuffled_half_is_seen() -> None:
     reference = reference_of(named(rows(1_500, 22)))
     judge, same, wrong = PairJudge(reference), rows(500, 24), rows(500, 26)
     wrong[:, :250] = wrong[::-1, :250]
-    assert judge.test(counted(reference, named(same))).detection(ALPHA) is None
-    assert judge.test(counted(reference, named(wrong))).detection(ALPHA) is not None
+    assert trial_of(judge, counted(reference, named(same))).detection(ALPHA) is None
+    assert trial_of(judge, counted(reference, named(wrong))).detection(ALPHA) is not None

@@ -14,6 +14,7 @@ from kedge_services.core.binning import Binner
 from kedge_services.core.budget import Budget
 from kedge_services.core.describing import measures
 from kedge_services.core.detectors import DriftJudge
+from kedge_services.core.pane_counts import PaneCounts
 from kedge_services.core.references import TOP_CATEGORIES, build_reference
 from kedge_services.core.seasons import seasonal_reference
 from kedge_services.core.strata import RowTimes
@@ -70,7 +71,7 @@ def test_every_column_is_held_to_every_other(kind: str, rows: int) -> None:
                 assert window.features["x"].total == n
                 for judge in judges:
                     verdict = judge.judge(window, budget=BUDGET)
-                    for measure in [*verdict.measures, *measures(window, held)]:
+                    for measure in [*verdict.measures, *measures(PaneCounts.of(window), held)]:
                         numbers = [measure.value, measure.low, measure.high, measure.evidence]
                         assert all(math.isfinite(v) for v in numbers if v is not None)
                     assert not verdict.tested or (rows >= 1_000 and n >= 100)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kedge import Monitor, Pane, Progress, Reference, Window
+from kedge.codec import decode
 from kedge.panes import ModelClock, PaneSource
 from kedge_services.core.binning import Binner
 from kedge_services.core.calibration import fit_calibrator
@@ -156,7 +157,7 @@ class Run:
             else:
                 self.windows.add(one, 0)
         self.windows.tick(0)
-        self.sent += self.windows.take()[0]
+        self.sent += [decode(Window, sent.value) for sent in self.windows.take()[0]]
         self.changelog.update(self.windows.changes())
         if self.restarts:
             self.windows = self.fresh()

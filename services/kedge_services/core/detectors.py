@@ -12,9 +12,12 @@ are named depends on all of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, NamedTuple
+
+import numpy as np
 
 from kedge import Detection, Measure, Reference
 from kedge.base import AlertKind
@@ -24,19 +27,24 @@ from kedge_services.core.deltas import DriftDelta
 from kedge_services.core.distributions import (
     CATEGORICAL_FLOOR,
     FEATURES,
+    MIN_REFERENCE,
+    MIN_WINDOW,
     NUMERIC_FLOOR,
     TESTS,
     Distribution,
+    Found,
     Group,
     distribution_of,
 )
 from kedge_services.core.integrity import Counted, IntegrityJudge
-from kedge_services.core.measuring import trusted_measure
+from kedge_services.core.measuring import measures_of, measures_text, trusted_measure
 from kedge_services.core.multivariate import PairJudge, PairTrial
 from kedge_services.core.naming import mean_e_value, named
 from kedge_services.core.overdispersion import LABEL, distributions, unevenness
 from kedge_services.core.overdispersion import overdispersion as dispersions
+from kedge_services.core.pane_counts import PaneCounts
 from kedge_services.core.shifts import Shift
+from kedge_services.core.stacks import Stack
 
 __all__ = [
     "CATEGORICAL_FLOOR",
@@ -50,8 +58,6 @@ __all__ = [
     "is_near",
 ]
 
-MIN_WINDOW: Final = 100
-MIN_REFERENCE: Final = 1_000
 #: A p-value up to so many times the threshold keeps an alert from ending.
 NEAR: Final = 10.0
 
@@ -83,21 +89,33 @@ class _Test(NamedTuple):
         """The effect, at least, in units of its floor."""
         return self.shift.low / TESTS[self.distribution.reference.kind][1]
 
-    @property
-    def is_large(self) -> bool:
-        """Whether the effect is above its floor, for sure."""
-        return self.size >= 1
-
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What the tests of one window found, before anything is decided."""
+    """What the tests of one window found, before anything is decided.
+
+    Attributes
+    ----------
+    text
+        Its measures, see :mod:`kedge_services.core.measuring`.
+    tested
+        Number of distributions that had rows enough on both sides.
+    large
+        The tests of those whose effect is above its floor, for sure.
+    far
+        The feature that has moved most, and by how much of the rows at least.
+    evidence
+        Gives the ln p of all that were tested, by their keys.
+    """
 
     rows: int
-    measures: list[Measure]
-    tests: Sequence[_Test]
+    text: bytes
+    tested: int
+    large: Sequence[_Test]
+    far: tuple[str, float] | None
     counted: Counted
     pairs: PairTrial
+    evidence: Callable[[], Mapping[str, float]] = dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,45 +159,95 @@ class DriftJudge:
         self.distributions = len(everything) + self._pairs.tests
         phi, uneven = dispersions(reference), unevenness(reference)
         tested = [distribution_of(name, part) for name, part in everything if name != LABEL]
-        self._groups = [
-            Group([d for d in tested if d.reference.kind == kind], phi, uneven) for kind in TESTS
-        ]
+        groups = [[d for d in tested if d.reference.kind == kind] for kind in TESTS]
+        self._groups = [Group(members, phi, uneven) for members in groups if members]
         self._integrity = IntegrityJudge(reference)
 
     def judge(self, window: DriftDelta, *, budget: Budget, scales: int = SCALES) -> Verdict:
         """Test and judge a window by itself; the verdict has all its measures."""
         trial = self.test(window)
         verdict = self.decide({1: trial}, budget=budget, scales=scales)[1]
-        return replace(verdict, measures=trial.measures + verdict.measures)
+        return replace(verdict, measures=measures_of(trial.text) + verdict.measures)
 
     def test(self, window: DriftDelta) -> Trial:
-        """Measure and test a window.
-
-        Parameters
-        ----------
-        window
-            Merged panes, counted on the reference's bins.
-        """
+        """Measure and test a window by itself; merged panes, counted on the reference's bins."""
         if not window.rows:
-            return Trial(0, [], [], Counted([], [], 0), PairTrial())
-        measures: list[Measure] = []
-        tests: list[_Test] = []
-        valid: dict[str, int] = {}
-        for group in self._groups:
-            current = group.current(window)
-            rows = current.sum(axis=1).tolist()
-            valid |= {d.feature: n for d, n in zip(group.members, rows, strict=True) if d.feature}
-            lack = dict(enumerate(map(_lack, rows, group.known)))
-            for i, shift, psi, js in group.test(current):
-                d, note = group.members[i], lack.pop(i)
-                measures += _measures(d, rows[i], shift, psi, js, note)
-                if note is None:
-                    tests.append(_Test(d, shift))
-            measures += [_nothing(group.members[i], rows[i], note) for i, note in lack.items()]
-        counted = self._integrity.test(window, valid)
-        pairs = self._pairs.test(window)
-        measures += [*counted.measures, *pairs.measures]
-        return Trial(window.rows, measures, tests, counted, pairs)
+            return Trial(0, b"", 0, [], None, Counted(b"", [], 0), PairTrial())
+        return self.test_all(Stack([PaneCounts.of(window)], [1]))[0]
+
+    def test_all(self, stack: Stack) -> list[Trial]:
+        """Measure and test windows; one comes out as if it were tested by itself."""
+        found = [group.test(stack) for group in self._groups]
+        texts = [group.texts(of) for group, of in zip(self._groups, found, strict=True)]
+        counted, pairs = self._integrity.test(stack), self._pairs.test(stack)
+        far = self._far(found)
+        large = self._large(found, len(stack))
+        tested = np.sum([of.is_tested.sum(axis=1) for of in found], axis=0)
+        trials = []
+        for i, rows in enumerate(stack.rows):
+            parts = [text[i] for text in texts]
+            parts += [counted[i].text, measures_text(pairs[i].measures)]
+            trials.append(
+                Trial(
+                    rows,
+                    b",".join(filter(None, parts)),
+                    int(tested[i]) if found else 0,
+                    large[i],
+                    far[i],
+                    counted[i],
+                    pairs[i],
+                    partial(self._evidence, found, i),
+                )
+            )
+        return trials
+
+    def _large(self, found: Sequence[Found], windows: int) -> list[list[_Test]]:
+        """Give, by window, the tests whose effect is above its floor."""
+        tests: list[list[_Test]] = [[] for _ in range(windows)]
+        for group, of in zip(self._groups, found, strict=True):
+            is_large = of.is_tested & (of.shifts.low / group.floor >= 1)
+            for w, i in zip(*(at.tolist() for at in np.nonzero(is_large)), strict=True):
+                shifts = of.shifts
+                shift = Shift(
+                    float(shifts.effect[w, i]), float(shifts.low[w, i]), float(shifts.ln_p[w, i])
+                )
+                tests[w].append(_Test(group.members[i], shift))
+        return tests
+
+    def _far(self, found: Sequence[Found]) -> list[tuple[str, float] | None]:
+        """Give, by window, the feature that moved most."""
+        farthest: list[tuple[str, float] | None] = []
+        for group, of in zip(self._groups, found, strict=True):
+            low = np.where(
+                of.is_found & (of.rows >= MIN_WINDOW) & group.is_feature, of.shifts.low, -1.0
+            )
+            at = low.argmax(axis=1)
+            most = low[np.arange(at.size), at] * group.share
+            names = [
+                (group.members[i].feature or "", value) if value >= 0 else None
+                for i, value in zip(at.tolist(), most.tolist(), strict=True)
+            ]
+            if not farthest:
+                farthest = names
+                continue
+            for w, name in enumerate(names):
+                known = farthest[w]
+                if known is None or (name is not None and name[1] > known[1]):
+                    farthest[w] = name
+        return farthest
+
+    def _evidence(self, found: Sequence[Found], window: int) -> dict[str, float]:
+        return {
+            d.key: ln_p
+            for group, of in zip(self._groups, found, strict=True)
+            for d, ln_p, is_tested in zip(
+                group.members,
+                of.shifts.ln_p[window].tolist(),
+                of.is_tested[window].tolist(),
+                strict=True,
+            )
+            if is_tested
+        }
 
     def decide(
         self, trials: Mapping[int, Trial], *, budget: Budget, scales: int = SCALES
@@ -201,12 +269,8 @@ class DriftJudge:
         clear: set[str] | None = None
         verdicts = {}
         for scale, trial in trials.items():
-            found = [t for t in trial.tests if t.is_large and _passes(t.shift.ln_p, alpha)]
-            near = {
-                t.distribution.kind
-                for t in trial.tests
-                if t.is_large and _passes(t.shift.ln_p, NEAR * alpha)
-            }
+            found = [t for t in trial.large if _passes(t.shift.ln_p, alpha)]
+            near = {t.distribution.kind for t in trial.large if _passes(t.shift.ln_p, NEAR * alpha)}
             if trial.pairs.detection(NEAR * alpha) is not None:
                 near.add(FEATURES)
             beside: list[_Test] = []
@@ -215,9 +279,7 @@ class DriftJudge:
                     clear = self._clear(trials.values())
                 alone = {test.distribution.key for test in found}
                 beside = [
-                    test
-                    for test in trial.tests
-                    if test.is_large and test.distribution.feature in clear - alone
+                    test for test in trial.large if test.distribution.feature in clear - alone
                 ]
             detections = [test.detection() for test in found]
             detections += [test.detection(is_named=True) for test in beside]
@@ -239,8 +301,8 @@ class DriftJudge:
         """Give the features that e-BH names over all scales."""
         ln_ps: dict[str, list[float]] = {}
         for trial in trials:
-            for test in trial.tests:
-                ln_ps.setdefault(test.distribution.key, []).append(test.shift.ln_p)
+            for key, ln_p in trial.evidence().items():
+                ln_ps.setdefault(key, []).append(ln_p)
         e_values = {key: mean_e_value(found) for key, found in ln_ps.items()}
         return named(e_values, tested=self.distributions)
 
@@ -249,10 +311,10 @@ def _verdict(
     trial: Trial, drifted: list[Detection], broken: list[Detection], near: list[AlertKind]
 ) -> Verdict:
     measures = []
-    if trial.tests:
+    if trial.tested:
         features = sum(d.kind == FEATURES and d.feature is not None for d in drifted)
-        measures.append(Measure(name="drifted_features", value=features, n=trial.rows))
-    return Verdict(measures, drifted + broken, len(trial.tests), near)
+        measures.append(trusted_measure("drifted_features", None, float(features), trial.rows))
+    return Verdict(measures, drifted + broken, trial.tested, near)
 
 
 def _effects(tests: Iterable[_Test], together: Mapping[str, float]) -> dict[str, float]:
@@ -271,46 +333,3 @@ def is_near(measure: Measure, alpha: float) -> bool:
     if measure.evidence is None or measure.low is None or measure.threshold is None:
         return False
     return measure.low >= measure.threshold and _passes(measure.evidence, NEAR * alpha)
-
-
-def _lack(rows: int, known: int) -> str | None:
-    """Say what is missing for a test; None when nothing is."""
-    if rows < MIN_WINDOW:
-        return f"not enough data: {rows} values in the window, a test takes {MIN_WINDOW}"
-    if known < MIN_REFERENCE:
-        return f"not enough data: {known} values in the reference, a test takes {MIN_REFERENCE}"
-    return None
-
-
-def _measures(
-    distribution: Distribution, n: int, shift: Shift, psi: float, js: float, note: str | None
-) -> list[Measure]:
-    """Give the measures of one distribution."""
-    prefix, feature = distribution.prefix, distribution.feature
-    name, floor = TESTS[distribution.reference.kind]
-    return [
-        trusted_measure(f"{prefix}psi", feature, psi, n),
-        trusted_measure(f"{prefix}jensen_shannon", feature, js, n),
-        trusted_measure(
-            prefix + name,
-            feature,
-            shift.effect,
-            n,
-            low=shift.low,
-            threshold=floor,
-            evidence=shift.ln_p if note is None else None,
-            note=note,
-        ),
-    ]
-
-
-def _nothing(distribution: Distribution, n: int, note: str | None) -> Measure:
-    """Give the measure of a test that has no value at all on one side."""
-    name, floor = TESTS[distribution.reference.kind]
-    return Measure(
-        name=distribution.prefix + name,
-        feature=distribution.feature,
-        n=n,
-        threshold=floor,
-        note=note,
-    )

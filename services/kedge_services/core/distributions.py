@@ -7,7 +7,8 @@ Effect floor w = .10: Cohen 1988, "small".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -16,18 +17,23 @@ from numpy.typing import NDArray
 
 from kedge import FeatureReference
 from kedge.base import AlertKind
-from kedge_services.core.deltas import DriftDelta
+from kedge_services.core import packed
 from kedge_services.core.integrity import valid_rows
+from kedge_services.core.measuring import as_json, head, numbers
 from kedge_services.core.overdispersion import PREDICTION, SCORE
-from kedge_services.core.shifts import Shift, categorical_shifts, distances, numeric_shifts
-from kedge_services.core.sketches import FeatureCounts
+from kedge_services.core.packed import Layout
+from kedge_services.core.shifts import Shifts, categorical_shifts, distances, numeric_shifts
+from kedge_services.core.stacks import Stack
 
 __all__ = [
     "CATEGORICAL_FLOOR",
     "FEATURES",
+    "MIN_REFERENCE",
+    "MIN_WINDOW",
     "NUMERIC_FLOOR",
     "TESTS",
     "Distribution",
+    "Found",
     "Group",
     "distribution_of",
 ]
@@ -40,8 +46,16 @@ TESTS: Final[Mapping[str, tuple[str, float]]] = {
     "numeric": ("kolmogorov_smirnov", NUMERIC_FLOOR),
     "categorical": ("effect_w", CATEGORICAL_FLOOR),
 }
+#: Half of w bounds the total variation, which is to shares what the distance of Kolmogorov
+#: and Smirnov is to distribution functions.
+_SHARES: Final = {"numeric": 1.0, "categorical": 0.5}
+MIN_WINDOW: Final = 100
+MIN_REFERENCE: Final = 1_000
+#: What is no feature, by its name in a layout.
+_NAMES: Final = {PREDICTION: packed.PREDICTION, SCORE: packed.SCORE}
 _Ints = NDArray[np.int64]
 _Floats = NDArray[np.float64]
+_Bools = NDArray[np.bool_]
 
 
 class Distribution(NamedTuple):
@@ -58,6 +72,28 @@ class Distribution(NamedTuple):
         return self.feature if self.feature is not None else self.prefix
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the tests of one kind found in windows side by side.
+
+    Attributes
+    ----------
+    rows
+        Of each window and distribution; shape (windows, members), like all that follows.
+    is_found
+        Whether there is a row on both sides; without one the other numbers mean nothing.
+    is_tested
+        Whether there are rows enough.
+    """
+
+    rows: _Ints
+    is_found: _Bools
+    is_tested: _Bools
+    shifts: Shifts
+    psi: _Floats
+    js: _Floats
+
+
 class Group:
     """The distributions of one kind, their counts side by side.
 
@@ -68,46 +104,162 @@ class Group:
         self, members: Sequence[Distribution], phi: Mapping[str, float], unevenly: float
     ) -> None:
         self.members = members
-        is_numeric = bool(members) and members[0].reference.kind == "numeric"
+        is_numeric = members[0].reference.kind == "numeric"
         self._first = 0 if is_numeric else 1
         self._shifts = (
             numeric_shifts if is_numeric else partial(categorical_shifts, unevenness=unevenly)
         )
-        width = max((len(d.reference.counts) for d in members), default=1)
+        width = max(len(d.reference.counts) for d in members)
         self._reference = np.zeros((len(members), width), dtype=np.int64)
         for row, d in zip(self._reference, members, strict=True):
-            self._put(row, np.array(d.reference.counts, dtype=np.int64))
+            bins = np.array(d.reference.counts, dtype=np.int64)
+            row[: bins.size] = np.roll(bins, self._first)
             row[0] += valid_rows(d.reference) - int(row.sum())
         self._phi = np.array([phi[d.key] for d in members])
-        self.known = self._reference.sum(axis=1).tolist()
+        self.known = self._reference.sum(axis=1)
+        self._gathered: tuple[Layout, _Ints, _Ints] | None = None
+        self._is_known = self.known > 0
+        self._is_enough = self.known >= MIN_REFERENCE
+        self.floor = TESTS[members[0].reference.kind][1]
+        #: Of what an effect bounds, the share that is a share of the rows.
+        self.share = _SHARES[members[0].reference.kind]
+        self.is_feature = np.array([d.feature is not None for d in members])
+        self._texts = _Texts(members)
 
-    def _put(self, row: _Ints, bins: _Ints) -> None:
+    def _current(self, stack: Stack) -> _Ints:
+        """Give the windows' counts, as those of the reference lie; (windows, members, bins)."""
+        if self._gathered is None or self._gathered[0] is not stack.layout:
+            self._gathered = (stack.layout, *self._gather(stack.layout))
+        _, places, unseen = self._gathered
+        # In the order of bins also in memory, which is the order of all sums to come.
+        found = stack.counts.take(places, axis=1)
         if self._first:
-            row[0] = bins[-1]
-            row[1 : bins.size] = bins[:-1]
-        else:
-            row[: bins.size] = bins
+            found[:, :, 0] += stack.counts.take(unseen, axis=1)
+        return found
 
-    def current(self, window: DriftDelta) -> _Ints:
-        """Give the window's counts, as those of the reference lie."""
-        rows = np.zeros_like(self._reference)
-        for row, d in zip(rows, self.members, strict=True):
-            counts = _counts(window, d)
-            if counts is not None:
-                self._put(row, counts.bins)
-                if self._first:
-                    row[0] += counts.unseen
-        return rows
+    def _gather(self, layout: Layout) -> tuple[_Ints, _Ints]:
+        """Give where in a layout the bins of each member lie, and its unseen; else a zero."""
+        places = np.full(self._reference.shape, layout.width - 1, dtype=np.int64)
+        unseen = np.full(len(self.members), layout.width - 1, dtype=np.int64)
+        start = layout.counter("unseen").start
+        for i, d in enumerate(self.members):
+            at = layout.places.get(_NAMES.get(d.prefix, d.feature or ""))
+            if at is not None:
+                span = layout.span(at)
+                places[i, : layout.sizes[at]] = np.roll(
+                    np.arange(span.start, span.stop), self._first
+                )
+                unseen[i] = start + at
+        return places, unseen
 
-    def test(self, current: _Ints) -> Iterator[tuple[int, Shift, float, float]]:
-        """Give the number, test, PSI and Jensen-Shannon of all that have a row on both sides."""
-        found = np.flatnonzero((current.sum(axis=1) > 0) & (self._reference.sum(axis=1) > 0))
-        if not found.size:
-            return
-        before, now = self._reference[found], current[found]
-        shifts = self._shifts(before, now, self._phi[found])
-        for i, shift, (psi, js) in zip(found.tolist(), shifts, distances(before, now), strict=True):
-            yield i, shift, psi, js
+    def test(self, stack: Stack) -> Found:
+        """Test all windows."""
+        current = self._current(stack)
+        rows = current.sum(axis=2)
+        shifts = self._shifts(self._reference, current, self._phi)
+        psi, js = distances(self._reference, current)
+        is_found = (rows > 0) & self._is_known
+        is_tested = (rows >= MIN_WINDOW) & self._is_enough
+        return Found(rows, is_found, is_tested, shifts, psi, js)
+
+    def texts(self, found: Found) -> list[bytes]:
+        """Give the measures of every window."""
+        return self._texts.of(found, self.known.tolist())
+
+
+class _Texts:
+    """Writes the three measures of every member of a group."""
+
+    def __init__(self, members: Sequence[Distribution]) -> None:
+        self._members = members
+        self._between: list[bytes] = []
+        for d in members:
+            name, floor = TESTS[d.reference.kind]
+            psi, js, test = (
+                head(d.prefix + what, d.feature) + b',"value":'
+                for what in ("psi", "jensen_shannon", name)
+            )
+            self._between += [
+                psi, b',"n":', b"}," + js, b',"n":', b"}," + test, b',"low":', b',"n":',
+                b',"threshold":%s,"evidence":' % numbers([floor])[0],
+            ]  # fmt: skip
+            self._between.append(b"},")
+
+    def of(self, found: Found, known: Sequence[int]) -> list[bytes]:
+        """Give the text of every window."""
+        windows, members = found.rows.shape
+        shifts = found.shifts
+        values = numbers(
+            np.stack([found.psi, found.js, shifts.effect, shifts.low, shifts.ln_p], axis=2)
+            .ravel()
+            .tolist()
+        )
+        counts = numbers(found.rows.ravel().tolist())
+        is_plain = [all(row) for row in found.is_tested.tolist()]
+        texts = []
+        for window in range(windows):
+            start, end = window * members, (window + 1) * members
+            mine, n = values[5 * start : 5 * end], counts[start:end]
+            if is_plain[window]:
+                texts.append(self._plain(mine, n))
+            else:
+                rows = found.rows[window].tolist()
+                is_found = found.is_found[window].tolist()
+                texts.append(self._lacking(mine, n, rows, known, is_found))
+        return texts
+
+    def _plain(self, values: Sequence[bytes], n: Sequence[bytes]) -> bytes:
+        between = self._between
+        parts = [b""] * (17 * len(self._members))
+        for i in range(9):
+            parts[2 * i :: 17] = between[i::9]
+        for place in (3, 7, 13):
+            parts[place::17] = n
+        for i, place in enumerate((1, 5, 9, 11, 15)):
+            parts[place::17] = values[i::5]
+        return b"".join(parts)[:-1]
+
+    def _lacking(
+        self,
+        values: Sequence[bytes],
+        n: Sequence[bytes],
+        rows: Sequence[int],
+        known: Sequence[int],
+        is_found: Sequence[bool],
+    ) -> bytes:
+        """Write a window some of whose tests were not made, or had nothing to test."""
+        texts, nothing = [], []
+        for i, d in enumerate(self._members):
+            name, floor = TESTS[d.reference.kind]
+            note = _lack(rows[i], known[i])
+            if not is_found[i]:
+                nothing.append(
+                    head(d.prefix + name, d.feature)
+                    + b',"n":%s,"threshold":%s' % (n[i], numbers([floor])[0])
+                    + (b"}" if note is None else b',"note":' + as_json(note) + b"}")
+                )
+                continue
+            psi, js, effect, low, ln_p = values[5 * i : 5 * i + 5]
+            (
+                one, two, three, four, five, six, seven, eight, _,
+            ) = self._between[9 * i : 9 * i + 9]  # fmt: skip
+            text = one + psi + two + n[i] + three + js + four + n[i] + five + effect
+            text += six + low + seven + n[i]
+            if note is None:
+                texts.append(text + eight + ln_p + b"}")
+            else:
+                text += b',"threshold":' + numbers([floor])[0]
+                texts.append(text + b',"note":' + as_json(note) + b"}")
+        return b",".join(texts + nothing)
+
+
+def _lack(rows: int, known: int) -> str | None:
+    """Say what is missing for a test; None when nothing is."""
+    if rows < MIN_WINDOW:
+        return f"not enough data: {rows} values in the window, a test takes {MIN_WINDOW}"
+    if known < MIN_REFERENCE:
+        return f"not enough data: {known} values in the reference, a test takes {MIN_REFERENCE}"
+    return None
 
 
 def distribution_of(name: str, reference: FeatureReference) -> Distribution:
@@ -115,9 +267,3 @@ def distribution_of(name: str, reference: FeatureReference) -> Distribution:
     if name in {PREDICTION, SCORE}:
         return Distribution("prediction-drift", name, None, reference)
     return Distribution(FEATURES, "", name, reference)
-
-
-def _counts(window: DriftDelta, distribution: Distribution) -> FeatureCounts | None:
-    if distribution.feature is not None:
-        return window.features.get(distribution.feature)
-    return window.prediction if distribution.prefix == PREDICTION else window.score

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kedge_services.core.deltas import DriftDelta
 from kedge_services.core.folding import Series
+from kedge_services.core.pane_counts import PaneCounts
 
 __all__ = ["DriftModel", "DriftPane"]
 
@@ -18,7 +18,7 @@ class DriftPane:
 
     end_ms: int
     is_learning: bool
-    delta: DriftDelta
+    delta: PaneCounts
 
     def encode(self) -> list[Any]:
         """Give JSON data."""
@@ -27,7 +27,7 @@ class DriftPane:
     @classmethod
     def decode(cls, data: list[Any]) -> DriftPane:
         """Read what :meth:`encode` gave."""
-        return cls(data[0], data[1], DriftDelta.decode(data[2]))
+        return cls(data[0], data[1], PaneCounts.decode(data[2]))
 
 
 @dataclass(slots=True)

@@ -8,19 +8,22 @@ believed idle) revise the counts of a window, never its verdict.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from kedge import Measure, Monitor, Pane, Reference
+from kedge import Measure, Monitor, Reference
 from kedge_services.core import describing
 from kedge_services.core.budget import Budget
-from kedge_services.core.deltas import DriftDelta, LearningDelta
+from kedge_services.core.deltas import LearningDelta
 from kedge_services.core.detectors import DriftJudge, Trial
 from kedge_services.core.drift_state import DriftModel, DriftPane
 from kedge_services.core.folding import PaneKey, Series
 from kedge_services.core.learning import Learner
 from kedge_services.core.lookup import Lookup
+from kedge_services.core.pane_counts import PaneCounts, PaneHead
 from kedge_services.core.publishing import Content, Publisher, WindowKey
 from kedge_services.core.seasons import SeasonalReferences
 from kedge_services.core.shelf import Shelf
+from kedge_services.core.stacks import Stack
 
 __all__ = ["KEPT_PANES", "QUIET_PANES", "DriftWindows"]
 
@@ -29,9 +32,19 @@ QUIET_PANES = 8
 #: Panes kept beyond the largest scale, for rows that come after their pane closed.
 KEPT_PANES = 16
 
-Estimates = Callable[[WindowKey, int, DriftDelta, Reference, Sequence[Measure]], list[Measure]]
-"""Gives measures of the performance to expect in a window: its key, end, counts, what they are
-held to, and the measures of its tests."""
+Estimates = Callable[
+    [WindowKey, int, Stack, int, Reference, tuple[str, float] | None], list[Measure]
+]
+"""Gives measures of the performance to expect in a window: its key, end, counts (of windows side
+by side, and which of them it is), what they are held to, and the feature that moved most."""
+
+
+class _Tried(NamedTuple):
+    """A window that was tested: where its counts are, and what was found."""
+
+    stack: Stack
+    window: int
+    trial: Trial
 
 
 class DriftWindows:
@@ -69,7 +82,7 @@ class DriftWindows:
 
     # ------------------------------------------------------------------ counts
 
-    def add(self, pane: Pane, delta: DriftDelta | LearningDelta, now_ms: int) -> None:
+    def add(self, pane: PaneHead, delta: PaneCounts | LearningDelta, now_ms: int) -> None:
         """Take a delta; one for a closed pane revises the windows it is in."""
         key = PaneKey(pane.model, pane.version, pane.segment, pane.reference_id, pane.start_ms)
         model = self.models.get((pane.model,))
@@ -83,7 +96,7 @@ class DriftWindows:
         mine = self.panes.get(key)
         if mine is None:
             is_learning = isinstance(delta, LearningDelta)
-            self.panes[key] = mine = DriftPane(pane.end_ms, is_learning, DriftDelta())
+            self.panes[key] = mine = DriftPane(pane.end_ms, is_learning, PaneCounts())
             self._keys.setdefault(pane.model, set()).add(key)
         if isinstance(delta, LearningDelta):
             mine.delta.rows += delta.rows
@@ -191,50 +204,91 @@ class DriftWindows:
                     self._learner.settle(key.series, end_ms, pane.delta)
         self._prune(model, state)
 
-    def _judge(self, series: Series, start_ms: int, end_ms: int, now_ms: int) -> None:
+    def _judge(self, series: Series, start_ms: int, end_ms: int, now_ms: int) -> None:  # noqa: C901 -- one scale after the other
         """Send the windows of a series that end with this pane, judged together."""
         monitor = self._look.monitor(series.model, start_ms)
         if monitor is None:
             return
         reference, first_ms = self._held_to(series)
-        length, merged = end_ms - start_ms, DriftDelta()
+        length = end_ms - start_ms
         contents: dict[int, Content] = {}
-        trials: dict[int, Trial] = {}
+        sizes: dict[int, tuple[int, Reference]] = {}
+        panes: list[PaneCounts] = []
         rows: dict[int, int] = {}
         for scale in sorted(set(monitor.windows.scales)):
             window_ms = end_ms - scale * length
             while len(rows) < scale:
-                self._merge(series, end_ms - (len(rows) + 1) * length, merged, rows)
+                self._take(series, end_ms - (len(rows) + 1) * length, panes, rows)
             is_learning = first_ms is None or window_ms < first_ms
             if is_learning and scale > 1:
                 break
             if not self._is_whole(series, monitor, window_ms, length):
                 break
+            total = sum(pane.rows for pane in panes)
             if is_learning:
-                contents[scale] = Content(merged.rows, status="learning")
+                contents[scale] = Content(total, status="learning")
                 break
-            contents[scale], trial = self._content(merged, reference, monitor, rows)
-            if trial is not None and reference is not None:
-                trials[scale] = trial
-                window = WindowKey.of("drift", series, scale, window_ms)
-                contents[scale].measures += self._estimates(
-                    window, end_ms, merged, reference, trial.measures
-                )
-        self._decide(contents, trials, reference, monitor)
+            contents[scale] = Content(total, status="insufficient")
+            if total and reference is not None:
+                sizes[scale] = len(panes), self._seasons.of(reference, monitor, rows)
+        tried = self._test(panes, sizes)
+        for scale, content in contents.items():
+            key = WindowKey.of("drift", series, scale, end_ms - scale * length)
+            if reference is not None and scale in tried:
+                held_to = sizes[scale][1] if scale == 1 else None
+                self._describe(key, end_ms, tried[scale], reference, content, held_to)
+        self._decide(contents, tried, reference, monitor)
         for scale, content in contents.items():
             self._publisher.send(
                 WindowKey.of("drift", series, scale, end_ms - scale * length), end_ms, content,
                 decided=True, final=True, now_ms=now_ms,
             )  # fmt: skip
 
-    def _merge(
-        self, series: Series, start_ms: int, merged: DriftDelta, rows: dict[int, int]
+    def _take(
+        self, series: Series, start_ms: int, panes: list[PaneCounts], rows: dict[int, int]
     ) -> None:
-        """Add a pane to a window, and its rows to those of the window's panes."""
+        """Add a pane to those of a window, and its rows."""
         pane = self.panes.get((*series, start_ms))
         rows[start_ms] = pane.delta.rows if pane else 0
-        if pane is not None:
-            merged.add(pane.delta)
+        if pane is not None and pane.delta.rows:
+            panes.append(pane.delta)
+
+    def _test(
+        self, panes: Sequence[PaneCounts], sizes: Mapping[int, tuple[int, Reference]]
+    ) -> dict[int, _Tried]:
+        """Test windows that end with the same pane, at once if they are held to the same.
+
+        ``sizes`` are the panes of each, and what it is held to, by scale.
+        """
+        together: dict[int, dict[int, int]] = {}
+        held_to: dict[int, Reference] = {}
+        for scale, (size, reference) in sizes.items():
+            together.setdefault(id(reference), {})[scale] = size
+            held_to[id(reference)] = reference
+        tried: dict[int, _Tried] = {}
+        for same, mine in together.items():
+            stack = Stack(panes[: max(mine.values())], list(mine.values()))
+            trials = self._judge_of(held_to[same]).test_all(stack)
+            for i, (scale, trial) in enumerate(zip(mine, trials, strict=True)):
+                tried[scale] = _Tried(stack, i, trial)
+        return tried
+
+    def _describe(
+        self,
+        key: WindowKey,
+        end_ms: int,
+        tried: _Tried,
+        reference: Reference,
+        content: Content,
+        held_to: Reference | None,
+    ) -> None:
+        """Put what was measured into a window; moments only into one held to ``held_to``."""
+        content.texts.append(tried.trial.text)
+        if held_to is not None:
+            content.measures += describing.measures(tried.stack.newest, held_to)
+        content.measures += self._estimates(
+            key, end_ms, tried.stack, tried.window, reference, tried.trial.far
+        )
 
     def _held_to(self, series: Series) -> tuple[Reference | None, int | None]:
         """Give the series' reference and from when on there are verdicts; None for never yet."""
@@ -260,26 +314,6 @@ class DriftWindows:
         is_same = before is monitor or (before is not None and before.pane_ms == length)
         return is_same and first_ms is not None and window_ms >= first_ms
 
-    def _content(
-        self,
-        merged: DriftDelta,
-        reference: Reference | None,
-        monitor: Monitor,
-        rows: Mapping[int, int],
-    ) -> tuple[Content, Trial | None]:
-        """Measure a window; the trial, if there was one, is still to be decided.
-
-        ``rows`` are those of its panes, by their start.
-        """
-        content = Content(merged.rows, status="insufficient")
-        if not merged.rows or reference is None:
-            return content, None
-        trial = self._judge_of(self._seasons.of(reference, monitor, rows)).test(merged)
-        content.measures += trial.measures
-        if len(rows) == 1:
-            content.measures += describing.measures(merged, reference)
-        return content, trial
-
     def _judge_of(self, reference: Reference) -> DriftJudge:
         known = self._judges.get(reference.reference_id)
         if known is None or known[0] is not reference:
@@ -289,15 +323,17 @@ class DriftWindows:
     def _decide(
         self,
         contents: Mapping[int, Content],
-        trials: Mapping[int, Trial],
+        tried: Mapping[int, _Tried],
         reference: Reference | None,
         monitor: Monitor,
     ) -> None:
         """Put the verdicts on windows that end with one pane into their contents, by scale."""
-        if reference is None or not trials:
+        if reference is None or not tried:
             return
         verdicts = self._judge_of(reference).decide(
-            trials, budget=Budget.of(monitor), scales=len(monitor.windows.scales)
+            {scale: one.trial for scale, one in tried.items()},
+            budget=Budget.of(monitor),
+            scales=len(monitor.windows.scales),
         )
         for scale, verdict in verdicts.items():
             content = contents[scale]
@@ -324,19 +360,18 @@ class DriftWindows:
         if key.start_ms < self._forgotten_ms(key.model, state):
             return
         length = (sent.end_ms - key.start_ms) // key.scale
-        merged = DriftDelta()
+        panes: list[PaneCounts] = []
         rows: dict[int, int] = {}
         for start_ms in range(key.start_ms, sent.end_ms, length):
-            self._merge(series, start_ms, merged, rows)
+            self._take(series, start_ms, panes, rows)
         reference, first_ms = self._held_to(series)
-        is_judged = first_ms is not None and key.start_ms >= first_ms
-        if not is_judged:
-            reference = None
-        content, trial = self._content(merged, reference, monitor, rows)
-        if trial is not None and reference is not None:
-            content.measures += self._estimates(key, sent.end_ms, merged, reference, trial.measures)
-        trials = {} if trial is None else {key.scale: trial}
-        self._decide({key.scale: content}, trials, reference, monitor)
+        content = Content(sum(pane.rows for pane in panes), status="insufficient")
+        if panes and reference is not None and first_ms is not None and key.start_ms >= first_ms:
+            held_to = self._seasons.of(reference, monitor, rows)
+            tried = self._test(panes, {key.scale: (len(panes), held_to)})
+            described = held_to if len(rows) == 1 else None
+            self._describe(key, sent.end_ms, tried[key.scale], reference, content, described)
+            self._decide({key.scale: content}, tried, reference, monitor)
         self._publisher.send(
             key, sent.end_ms, content, decided=True, final=True, now_ms=now_ms
         )  # fmt: skip

@@ -26,10 +26,10 @@ from kedge import Measure, Reference
 from kedge.panes import Calibrator
 from kedge_services.core.binning import calibrated
 from kedge_services.core.calibration import LEAST_SCORED
-from kedge_services.core.deltas import DriftDelta
-from kedge_services.core.detectors import MIN_WINDOW
+from kedge_services.core.measuring import trusted_measure
 from kedge_services.core.ranking import area_under_curve
 from kedge_services.core.sketches import FIXED_POINT, SCORE_BINS, ScoreCounts
+from kedge_services.core.stacks import Stack
 
 __all__ = [
     "LEAST_ROWS",
@@ -38,9 +38,9 @@ __all__ = [
     "estimate",
     "estimated_measures",
     "estimates",
-    "far_feature",
     "not_valid",
     "objections",
+    "too_far",
 ]
 
 #: Errors on either side of an estimate within which the realised value should lie.
@@ -50,10 +50,8 @@ LEAST_ROWS: Final = 300
 MOST_ERROR: Final = 0.02
 #: Largest share of rows outside the reference, beyond the reference's own.
 MOST_OUTSIDE: Final = 0.05
-#: Largest lower bound of the drift of a feature.  Half of w bounds the total variation, which
-#: is to shares what the distance of Kolmogorov and Smirnov is to distribution functions.
+#: Largest share of the rows by which a feature may have moved at least.
 MOST_DRIFT: Final = 0.3
-_EFFECTS: Final = {"kolmogorov_smirnov": 1.0, "effect_w": 0.5}
 _BINARY: Final = ("accuracy", "precision", "recall", "f1", "auc")
 
 _Floats = NDArray[np.float64]
@@ -142,41 +140,41 @@ def estimates(scores: Mapping[str, ScoreCounts], *, positive: str | None) -> lis
 
 
 def estimated_measures(
-    window: DriftDelta,
+    stack: Stack,
+    window: int,
     reference: Reference,
     *,
     positive: str | None,
-    measures: Iterable[Measure],
+    far: tuple[str, float] | None,
     doubt: str | None = None,
 ) -> list[Measure]:
     """Give the estimates of a window, or why they are not valid.
 
     Parameters
     ----------
-    window
-        Merged panes of a classifier.
-    measures
-        Of its drift tests.
+    stack, window
+        Merged panes of a classifier, and the window's number among them.
+    far
+        The feature that has moved most, and by how much of the rows at least.
     doubt
         Why no estimate of this series is believed at present, whatever the window.
     """
     if reference.score is None:
         return []
-    n = sum(int(counts.n.sum()) for counts in window.scores.values())
-    far = far_feature(measures)
-    reasons = objections(reference, n=n, rows=window.rows, outside=window.outside, far=far)
+    n, rows, outside = stack.scored(window), stack.rows[window], stack.outside[window]
+    reasons = objections(reference, n=n, rows=rows, outside=outside, far=too_far(far))
     if doubt is not None:
         reasons.append(doubt)
     if reasons:
         return not_valid(n, reasons, positive=positive)
-    return [found.measure() for found in estimates(window.scores, positive=positive)]
+    return [found.measure() for found in estimates(stack.scores(window), positive=positive)]
 
 
 def not_valid(n: int, reasons: Iterable[str], *, positive: str | None) -> list[Measure]:
     """Give measures that say instead of a value why there is none."""
     note = "not valid: " + "; ".join(reasons)
     names = _BINARY if positive is not None else _BINARY[:1]
-    return [Measure(name=f"estimated_{name}", n=n, note=note) for name in names]
+    return [trusted_measure(f"estimated_{name}", None, None, n, note=note) for name in names]
 
 
 def objections(
@@ -191,7 +189,7 @@ def objections(
     rows, outside
         All its rows, and those that lie outside the reference.
     far
-        What :func:`far_feature` gave.
+        What :func:`too_far` gave.
     """
     reasons = []
     if reference.calibrator is None:
@@ -213,19 +211,13 @@ def objections(
     return reasons
 
 
-def far_feature(measures: Iterable[Measure]) -> tuple[str, float] | None:
-    """Give the feature that has moved most, and by how much at least, if that is too far.
+def too_far(far: tuple[str, float] | None) -> tuple[str, float] | None:
+    """Give the feature that has moved most if it has moved too far.
 
-    >>> far_feature([Measure(name="effect_w", feature="region", value=0.9, low=0.8, n=400)])
-    ('region', 0.4)
+    >>> too_far(("region", 0.4)), too_far(("region", 0.3))
+    (('region', 0.4), None)
     """
-    moved = [
-        (m.feature, m.low * _EFFECTS[m.name])
-        for m in measures
-        if m.name in _EFFECTS and m.feature is not None and m.low is not None and m.n >= MIN_WINDOW
-    ]
-    name, low = max(moved, key=lambda found: found[1], default=("", 0.0))
-    return (name, low) if low > MOST_DRIFT else None
+    return far if far is not None and far[1] > MOST_DRIFT else None
 
 
 def _uncalibrated(reference: Reference) -> str:

@@ -11,12 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from kedge import Measure, Monitor, Pane
+from kedge import Measure, Monitor
 from kedge_services.core.deltas import LabelsDelta
 from kedge_services.core.drift_windows import KEPT_PANES
 from kedge_services.core.folding import Series
 from kedge_services.core.label_detectors import Cell, LabelDetectors
 from kedge_services.core.lookup import Lookup
+from kedge_services.core.pane_counts import PaneHead
 from kedge_services.core.performance import wilson
 from kedge_services.core.publishing import Content, Publisher, WindowKey
 from kedge_services.core.shelf import Shelf
@@ -71,7 +72,7 @@ class LabelWindows:
         for key in self.cells:
             self._keys.setdefault(str(key[0]), set()).add((Series(*key[:4]), int(key[4])))  # type: ignore[arg-type]
 
-    def add(self, pane: Pane, delta: LabelsDelta, now_ms: int) -> None:
+    def add(self, pane: PaneHead, delta: LabelsDelta, now_ms: int) -> None:
         """Take a cell's delta; one for a closed window revises it and is not fed."""
         monitor = self._look.monitor(pane.model, pane.start_ms)
         if monitor is None:

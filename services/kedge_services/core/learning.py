@@ -21,6 +21,7 @@ from kedge_services.core.blocks import BLOCKS, LiveBlocks, with_blocks
 from kedge_services.core.deltas import DriftDelta, LearningDelta
 from kedge_services.core.folding import Series
 from kedge_services.core.learnt_hours import LearntHours
+from kedge_services.core.pane_counts import PaneCounts
 from kedge_services.core.references import Kind, learn_counts, learn_cuts
 from kedge_services.core.shelf import Shelf
 
@@ -129,7 +130,7 @@ class Learner:
         state.sample = LearningDelta()
         self._outbox.append(state.reference)
 
-    def count(self, series: Series, end_ms: int, delta: DriftDelta, monitor: Monitor) -> None:
+    def count(self, series: Series, end_ms: int, pane: PaneCounts, monitor: Monitor) -> None:
         """Take the counts of a pane that closes into the reference it is counted on."""
         version = (series.model, series.version)
         state = self.learnt.get(version)
@@ -137,6 +138,7 @@ class Learner:
             return
         if state.reference.reference_id != series.reference_id:
             return
+        delta = pane.named()
         state.counted.add(delta)
         self.learnt.touch(version)
         self.blocks.add(version, delta)
@@ -165,11 +167,11 @@ class Learner:
             return None
         return state if state.reference.reference_id == series.reference_id else None
 
-    def settle(self, series: Series, end_ms: int, delta: DriftDelta) -> None:
+    def settle(self, series: Series, end_ms: int, pane: PaneCounts) -> None:
         """Take a pane of a series that is held to a reference without order."""
-        if series in self.settled or not delta.rows:
+        if series in self.settled or not pane.rows:
             return
-        if self.blocks.add(series, delta) == BLOCKS:
+        if self.blocks.add(series, pane.named()) == BLOCKS:
             self.settled[series] = end_ms
 
     def settled_reference(

@@ -18,19 +18,20 @@ Tail bound for bounded variables: Bernstein 1924.  Effect floor r = .10: Cohen 1
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kedge import Detection, FeatureReference, Measure, Reference
-from kedge_services.core.deltas import DriftDelta
+from kedge import Detection, Measure, Reference
 from kedge_services.core.integrity import Z80, rounded
+from kedge_services.core.measuring import trusted_measure
 from kedge_services.core.overdispersion import overdispersion
+from kedge_services.core.packed import Layout
 from kedge_services.core.rank_pairs import correlations, margins, pairs_of, rank_scores
-from kedge_services.core.sketches import FeatureCounts
+from kedge_services.core.stacks import Stack
 
 __all__ = ["CORRELATION_FLOOR", "NAME", "PairJudge", "PairTrial"]
 
@@ -41,6 +42,7 @@ _MIN_WINDOW: Final = 100
 _MIN_REFERENCE: Final = 1_000
 #: Pairs a summary names.
 _SHOWN: Final = 3
+_Ints = NDArray[np.int64]
 _Floats = NDArray[np.float64]
 
 
@@ -126,8 +128,11 @@ class PairJudge:
             return
         self._rows = projection.sums[0]
         self._scores = {name: rank_scores(name, reference.features[name]) for name in self._names}
-        counted = {name: _as_counts(reference.features[name]) for name in self._names}
-        totals, squares = self._margins(counted)
+        self._scored: tuple[Layout, _Ints, _Ints, _Ints] | None = None
+        sums = [
+            margins(reference.features[name].counts, self._scores[name]) for name in self._names
+        ]
+        totals, squares = np.array(sums, dtype=np.float64).T
         products = np.array(projection.sums[1:], dtype=np.float64)
         self._before = correlations(self._rows, products, totals, squares)
         variance = np.array(projection.variances)
@@ -145,13 +150,13 @@ class PairJudge:
             reach = reach / np.sqrt(squares / self._rows)
         self._reach = reach[first] * reach[second]
 
-    def test(self, window: DriftDelta) -> PairTrial:
-        """Measure and test a window.
+    def test(self, stack: Stack) -> list[PairTrial]:
+        """Measure and test windows.
 
         Parameters
         ----------
-        window
-            Merged panes, counted on the reference's bins.
+        stack
+            Counted on the reference's bins.
 
         Notes
         -----
@@ -159,64 +164,101 @@ class PairJudge:
         of a correlation, t its variance times the rows, M the reach of one row and m the
         rows of both samples together, nN/(n+N), over the pair's overdispersion.
         """
-        if not self.tests or window.projection is None:
-            return PairTrial()
-        n, why = window.rows, self._hindrance(window, int(window.projection[0]))
-        if why is not None:
-            return PairTrial([_nothing(n, why)])
-        products = window.projection[1:].astype(np.float64)
-        now = correlations(n, products, *self._margins(window.features))
+        found = [PairTrial()] * len(stack)
+        if not self.tests:
+            return found
+        fit: list[int] = []
+        sums: list[NDArray[np.int64]] = []
+        for i, (projection, rows) in enumerate(zip(stack.projections(), stack.rows, strict=True)):
+            if projection is None:
+                continue
+            why = self._hindrance(rows, int(projection[0]))
+            if why is None:
+                fit.append(i)
+                sums.append(projection[1:])
+            else:
+                found[i] = PairTrial([_nothing(rows, why)])
+        if fit:
+            for i, trial in zip(fit, self._test(stack, fit, np.array(sums)), strict=True):
+                found[i] = trial
+        return found
+
+    def _test(
+        self, stack: Stack, fit: Sequence[int], products: NDArray[np.int64]
+    ) -> Iterator[PairTrial]:
+        n = np.array([[stack.rows[i]] for i in fit])
+        totals, squares = self._margins(stack)
+        now = correlations(n, products.astype(np.float64), totals[fit], squares[fit])
         change = np.abs(now - self._before)
-        usable = np.flatnonzero(np.isfinite(change) & np.isfinite(self._variance))
-        if not usable.size:
-            return PairTrial([_nothing(n, "not enough data: no two features vary")])
-        change, variance = change[usable], self._variance[usable]
-        m = n * self._rows / (n + self._rows) / self._dispersion[usable]
-        exponent = m * change**2 / (2 * (variance + change * self._reach[usable] / 3))
-        ln_p = np.minimum(0.0, math.log(2 * usable.size) - exponent)
-        low = np.maximum(0.0, change - Z80 * np.sqrt(variance / m))
-
-        def pair(at: int) -> _Pair:
-            i = int(usable[at])
-            names = self._names[first[i]], self._names[second[i]]
-            before, after = float(self._before[i]), float(now[i])
-            return _Pair(rounded(float(ln_p[at])), names, before, after, float(low[at]))
-
+        is_usable = np.isfinite(change) & np.isfinite(self._variance)
+        usable = is_usable.sum(axis=1, keepdims=True)
+        m = n * self._rows / (n + self._rows) / self._dispersion
+        with np.errstate(invalid="ignore"):
+            exponent = m * change**2 / (2 * (self._variance + change * self._reach / 3))
+            low = np.maximum(0.0, change - Z80 * np.sqrt(self._variance / m))
+        exponent = np.where(is_usable, exponent, -np.inf)
+        of_pairs = [[math.log(2 * max(1, pairs))] for pairs in usable[:, 0].tolist()]
+        ln_p = np.minimum(0.0, np.array(of_pairs) - exponent)
+        is_moved = is_usable & (low >= CORRELATION_FLOOR)
         first, second = pairs_of(len(self._names))
-        moved = sorted(pair(int(at)) for at in np.flatnonzero(low >= CORRELATION_FLOOR))
-        top = moved[0] if moved else pair(int(exponent.argmax()))
-        measure = Measure(
-            name=NAME,
-            value=top.change,
-            low=top.low,
-            n=n,
-            threshold=CORRELATION_FLOOR,
-            evidence=top.ln_p,
-        )
-        return PairTrial([measure], moved)
 
-    def _hindrance(self, window: DriftDelta, counted: int) -> str | None:
-        if window.rows < _MIN_WINDOW:
-            return f"not enough data: {window.rows} rows in the window, it takes {_MIN_WINDOW}"
+        def pair(w: int, i: int) -> _Pair:
+            names = self._names[first[i]], self._names[second[i]]
+            before, after = float(self._before[i]), float(now[w, i])
+            return _Pair(rounded(float(ln_p[w, i])), names, before, after, float(low[w, i]))
+
+        tops = exponent.argmax(axis=1).tolist()
+        for w, (rows, top) in enumerate(zip(n[:, 0].tolist(), tops, strict=True)):
+            if not usable[w, 0]:
+                yield PairTrial([_nothing(rows, "not enough data: no two features vary")])
+                continue
+            moved = sorted(pair(w, i) for i in np.flatnonzero(is_moved[w]).tolist())
+            clearest = moved[0] if moved else pair(w, top)
+            measure = trusted_measure(
+                NAME,
+                None,
+                clearest.change,
+                rows,
+                low=clearest.low,
+                threshold=CORRELATION_FLOOR,
+                evidence=clearest.ln_p,
+            )
+            yield PairTrial([measure], moved)
+
+    def _hindrance(self, rows: int, counted: int) -> str | None:
+        if rows < _MIN_WINDOW:
+            return f"not enough data: {rows} rows in the window, it takes {_MIN_WINDOW}"
         if self._rows < _MIN_REFERENCE:
             return f"not enough data: {self._rows} rows in the reference, it takes {_MIN_REFERENCE}"
-        if counted != window.rows:
+        if counted != rows:
             return "not counted in every row"
         return None
 
-    def _margins(self, features: Mapping[str, FeatureCounts]) -> tuple[_Floats, _Floats]:
+    def _margins(self, stack: Stack) -> tuple[_Floats, _Floats]:
         """Give the sums of the features' scores and of their squares; 0 without counts."""
-        sums = [
-            margins(features[name], self._scores[name]) if name in features else (0, 0)
-            for name in self._names
-        ]
-        totals, squares = np.array(sums, dtype=np.float64).T
-        return totals, squares
+        if self._scored is None or self._scored[0] is not stack.layout:
+            self._scored = (stack.layout, *self._score(stack.layout))
+        _, places, scores, squares = self._scored
+        counts = stack.counts.take(places, axis=1)
+        return (
+            (counts * scores).sum(axis=2).astype(np.float64),
+            (counts * squares).sum(axis=2).astype(np.float64),
+        )
+
+    def _score(self, layout: Layout) -> tuple[_Ints, _Ints, _Ints]:
+        """Give the places of bins and unseen, their scores and the squares of these."""
+        width = max(self._scores[name].size - 1 for name in self._names)
+        places = np.full((len(self._names), width), layout.width - 1, dtype=np.int64)
+        scores = np.zeros(places.shape, dtype=np.int64)
+        for i, name in enumerate(self._names):
+            at = layout.places.get(name)
+            if at is not None:
+                span, mine = layout.span(at), self._scores[name][:-1]
+                unseen = layout.counter("unseen").start + at
+                places[i, : mine.size] = [*range(span.start, span.stop), unseen]
+                scores[i, : mine.size] = mine
+        return places, scores, scores**2
 
 
 def _nothing(rows: int, note: str | None) -> Measure:
-    return Measure(name=NAME, n=rows, threshold=CORRELATION_FLOOR, note=note)
-
-
-def _as_counts(feature: FeatureReference) -> FeatureCounts:
-    return FeatureCounts(np.array(feature.counts, dtype=np.int64))
+    return trusted_measure(NAME, None, None, rows, threshold=CORRELATION_FLOOR, note=note)

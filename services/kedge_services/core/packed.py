@@ -27,6 +27,7 @@ from kedge_services.core.integers import as_text, pack_integers, unpack_integers
 from kedge_services.core.sketches import FeatureCounts
 
 __all__ = [
+    "BAD",
     "COUNTERS",
     "PREDICTION",
     "SCORE",
@@ -39,6 +40,8 @@ __all__ = [
 COUNTERS: Final = (
     "null", "nan", "inf", "type_error", "below", "above", "unseen", "clipped",
 )  # fmt: skip
+#: So many of them, the first, are of values that could not be judged.
+BAD: Final = 4
 #: Distributions beside the features.  No feature's name: those are not empty.
 PREDICTION: Final = ""
 SCORE: Final = "\0"
@@ -158,6 +161,18 @@ class Counts:
                 min=None if lowest == math.inf else lowest,
                 max=None if highest == math.inf else -highest,
             )
+        return found
+
+    @property
+    def valid(self) -> _Ints:
+        """Number of values in bins, by distribution."""
+        layout = self.layout
+        full = [i for i, size in enumerate(layout.sizes) if size]
+        found = np.zeros(len(layout.names), dtype=np.int64)
+        if full:
+            # Nothing to add up is no sum of nothing for `reduceat`.
+            starts = [layout.starts[i] for i in full]
+            found[full] = np.add.reduceat(self.counts[: layout.starts[-1]], starts)
         return found
 
     def squares(self, place: int) -> int:

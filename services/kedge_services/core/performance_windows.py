@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kedge import Measure, Monitor, Pane
+from kedge import Measure, Monitor
 from kedge.base import WindowKind, label_text
 from kedge_services.core.budget import SCALES, Budget
 from kedge_services.core.deltas import PerformanceDelta
@@ -28,6 +28,7 @@ from kedge_services.core.folding import PaneKey, Series
 from kedge_services.core.lookup import Lookup
 from kedge_services.core.loss_parts import change_measures, has_risen
 from kedge_services.core.overdispersion import LABEL, overdispersion, unevenness
+from kedge_services.core.pane_counts import PaneHead
 from kedge_services.core.performance import (
     coverage,
     label_drift,
@@ -120,7 +121,7 @@ class PerformanceWindows:
             heapq.heapify(agenda.unpublished)
             heapq.heapify(agenda.unfinished)
 
-    def add(self, pane: Pane, delta: PerformanceDelta) -> None:
+    def add(self, pane: PaneHead, delta: PerformanceDelta) -> None:
         """Take a delta."""
         key = PaneKey(pane.model, pane.version, pane.segment, pane.reference_id, pane.start_ms)
         model = self.models.get((pane.model,))

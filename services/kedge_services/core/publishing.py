@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from kedge import Detection, Measure, Window
-from kedge.base import AlertKind, WindowKind
+import msgspec
+
+from kedge import Detection, Measure
+from kedge.base import SCHEMA_VERSION, AlertKind, WindowKind
 from kedge_services.core.folding import Series
+from kedge_services.core.measuring import measures_text
 from kedge_services.core.shelf import Shelf
 
-__all__ = ["Content", "Publisher", "Sent", "Status", "WindowKey"]
+__all__ = ["Content", "Publisher", "Sent", "SentWindow", "Status", "WindowKey"]
+
+_encode = msgspec.json.Encoder().encode
 
 Status = Literal["ok", "learning", "insufficient", "alarm"]
 
@@ -38,6 +43,19 @@ class WindowKey(NamedTuple):
         return Series(self.model, self.version, self.segment, self.reference_id)
 
     @property
+    def fields(self) -> dict[str, Any]:
+        """What a window says of itself."""
+        return {
+            "kind": self.kind,
+            "model": self.model,
+            "version": self.version,
+            "segment": self.segment,
+            "reference_id": self.reference_id,
+            "scale": self.scale,
+            "start_ms": self.start_ms,
+        }
+
+    @property
     def window_id(self) -> str:
         """Its id on Kafka, the same for every revision."""
         return (
@@ -46,9 +64,19 @@ class WindowKey(NamedTuple):
         )
 
 
+class SentWindow(NamedTuple):
+    """A window as it is sent: its id, and the bytes of a :class:`kedge.Window`."""
+
+    window_id: str
+    value: bytes
+
+
 @dataclass(slots=True)
 class Content:
-    """What is in a window; ``detections`` and ``near`` count when it is first decided."""
+    """What is in a window; ``detections`` and ``near`` count when it is first decided.
+
+    ``texts`` are measures that are written already, and stand before the others.
+    """
 
     n: int
     measures: list[Measure] = field(default_factory=list)
@@ -57,6 +85,7 @@ class Content:
     near: list[AlertKind] = field(default_factory=list)
     labelled: int = 0
     label_coverage: float | None = None
+    texts: list[bytes] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -111,7 +140,7 @@ class Publisher:
         #: Labels of every model so far, over all its versions; windows tell it as
         #: of when they are sent.
         self.labelled: Shelf[int] = Shelf("labelled", int, int)
-        self.outbox: list[Window] = []
+        self.outbox: list[SentWindow] = []
         self._interval_ms = revise_interval_ms
         # Processing time is no state: after a restart a revision may come early.
         self._sent_ms: dict[WindowKey, int] = {}
@@ -166,30 +195,31 @@ class Publisher:
         self.sent[key] = sent
         self._sent_ms[key] = now_ms
         self._stale.pop(key, None)
-        self.outbox.append(
-            Window(
-                window_id=key.window_id,
-                kind=key.kind,
-                model=key.model,
-                version=key.version,
-                segment=key.segment,
-                reference_id=key.reference_id,
-                scale=key.scale,
-                start_ms=key.start_ms,
-                end_ms=end_ms,
-                revision=sent.revision,
-                is_final=sent.is_final,
-                is_decided=sent.is_decided,
-                n=content.n,
-                labelled=content.labelled,
-                label_coverage=content.label_coverage,
-                labelled_total=self.labelled.get((key.model,)) or 0,
-                status=sent.status,
-                measures=content.measures,
-                detections=sent.detections,
-                near_alarms=sent.near,
-            )
-        )
+        self.outbox.append(self._encoded(key, end_ms, sent, content))
+
+    def _encoded(self, key: WindowKey, end_ms: int, sent: Sent, content: Content) -> SentWindow:
+        """Write a window as :class:`kedge.Window` is written, without making one."""
+        window_id, coverage = key.window_id, content.label_coverage
+        texts = [*content.texts, measures_text(content.measures)]
+        measures = b"[" + b",".join(filter(None, texts)) + b"]"
+        fields: dict[str, Any] = {
+            "schema": SCHEMA_VERSION,
+            "window_id": window_id,
+            **key.fields,
+            "end_ms": end_ms,
+            "revision": sent.revision,
+            "is_final": sent.is_final,
+            "is_decided": sent.is_decided,
+            "n": content.n,
+            "labelled": content.labelled,
+            **({} if coverage is None else {"label_coverage": coverage}),
+            "labelled_total": self.labelled.get((key.model,)) or 0,
+            "status": sent.status,
+            "measures": msgspec.Raw(measures),
+            "detections": [d.model_dump(mode="json", exclude_none=True) for d in sent.detections],
+            "near_alarms": sent.near,
+        }
+        return SentWindow(window_id, _encode(fields))
 
     def count_labels(self, model: str, labels: int) -> None:
         """Add to the labels of a model; negative where a label was taken back."""
@@ -221,7 +251,7 @@ class Publisher:
             self._sent_ms.pop(key, None)
             self._stale.pop(key, None)
 
-    def take(self) -> list[Window]:
+    def take(self) -> list[SentWindow]:
         """Give the windows to be sent and begin anew."""
         taken, self.outbox = self.outbox, []
         return taken

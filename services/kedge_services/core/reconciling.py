@@ -26,24 +26,25 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from kedge import Measure, Monitor, Pane, Reference
+from kedge import Measure, Monitor, Reference
 from kedge.base import label_text
-from kedge_services.core.deltas import DriftDelta
 from kedge_services.core.drift_windows import KEPT_PANES
 from kedge_services.core.estimation import (
     SIGMAS,
     Estimate,
     estimated_measures,
     estimates,
-    far_feature,
     not_valid,
     objections,
+    too_far,
 )
 from kedge_services.core.folding import Series
 from kedge_services.core.lookup import Lookup
+from kedge_services.core.pane_counts import PaneCounts, PaneHead
 from kedge_services.core.publishing import Publisher, WindowKey
 from kedge_services.core.shelf import Shelf
 from kedge_services.core.sketches import ScoreCounts
+from kedge_services.core.stacks import Stack
 from kedge_services.core.track_record import PASSES, TrackRecord
 
 __all__ = ["Reconciler"]
@@ -132,7 +133,7 @@ class Reconciler:
         for key in self.panes:
             self._keys.setdefault(str(key[0]), set()).add((Series(*key[:4]), int(key[4])))  # type: ignore[arg-type]
 
-    def add(self, pane: Pane, delta: DriftDelta) -> None:
+    def add(self, pane: PaneHead, delta: PaneCounts) -> None:
         """Take the scores of a drift pane's delta, if labels will come for them."""
         monitor = self._look.monitor(pane.model, pane.start_ms)
         if monitor is None or not monitor.labelled or not delta.scores:
@@ -167,26 +168,27 @@ class Reconciler:
         self,
         key: WindowKey,
         end_ms: int,
-        merged: DriftDelta,
+        stack: Stack,
+        window: int,
         reference: Reference,
-        measures: Sequence[Measure],
+        far: tuple[str, float] | None,
     ) -> list[Measure]:
         """Give the estimates of a drift window, or why they are not valid.
 
         Parameters
         ----------
-        merged
-            Its panes.
-        measures
-            Of its drift tests.
+        stack, window
+            Its panes, and its number among the windows that end with them.
+        far
+            The feature that has moved most, and by how much of the rows at least.
         """
         monitor = self._look.monitor(key.model, key.start_ms)
         if monitor is None or monitor.task == "regression":
             return []
         if key.scale == 1:
-            self._look_for_far(key, monitor, measures)
+            self._look_for_far(key, monitor, too_far(far))
         return estimated_measures(
-            merged, reference, positive=_positive(monitor), measures=measures,
+            stack, window, reference, positive=_positive(monitor), far=far,
             doubt=self._doubt(key, end_ms, monitor),
         )  # fmt: skip
 
@@ -195,14 +197,15 @@ class Reconciler:
         taken, self._outdated = list(self._outdated), {}
         return taken
 
-    def _look_for_far(self, key: WindowKey, monitor: Monitor, measures: Sequence[Measure]) -> None:
+    def _look_for_far(
+        self, key: WindowKey, monitor: Monitor, far: tuple[str, float] | None
+    ) -> None:
         place = (*key.series, key.start_ms - key.start_ms % monitor.performance_pane_ms)
         pane = self.panes.get(place)
         # A window that is revised was looked at before.
         if pane is None or pane.settled is not None or key.start_ms <= pane.judged_ms:
             return
         pane.judged_ms = key.start_ms
-        far = far_feature(measures)
         if far is not None and (pane.far is None or far[1] > pane.far[1]):
             pane.far = far
         self.panes.touch(place)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
-from kedge import Monitor, Pane, Progress, Reference, Window
+from kedge import Monitor, Progress, Reference
+from kedge.base import PaneKind
 from kedge_services.core.deltas import (
-    DriftDelta,
     LabelsDelta,
     LearningDelta,
     PerformanceDelta,
@@ -33,12 +33,13 @@ from kedge_services.core.frontier import (
 from kedge_services.core.label_windows import LabelWindows
 from kedge_services.core.learning import Learner
 from kedge_services.core.lookup import Lookup
+from kedge_services.core.pane_counts import PaneCounts, PaneHead
 from kedge_services.core.performance_windows import PerformanceWindows
-from kedge_services.core.publishing import Publisher
+from kedge_services.core.publishing import Publisher, SentWindow
 from kedge_services.core.reconciling import Reconciler
 from kedge_services.core.shelf import Change, Shelf
 
-__all__ = ["Windows"]
+__all__ = ["Delivered", "Windows"]
 
 TOPICS: tuple[Topic, Topic] = ("predictions", "outcomes")
 
@@ -68,6 +69,18 @@ class _Marks:
     @classmethod
     def decode(cls, data: list[Any]) -> _Marks:
         return cls(*data)
+
+
+class Delivered(PaneHead, Protocol):
+    """A delta as it was read; see :class:`kedge.Pane`."""
+
+    @property
+    def kind(self) -> PaneKind:
+        """What was counted."""
+
+    @property
+    def counts(self) -> Mapping[str, Any]:
+        """JSON data."""
 
 
 class Windows:
@@ -132,22 +145,25 @@ class Windows:
         """Give the pieces of state that changed since the last call."""
         return chain.from_iterable(shelf.changes() for shelf in self._shelves.values())
 
-    def take(self) -> tuple[list[Window], list[Reference]]:
+    def take(self) -> tuple[list[SentWindow], list[Reference]]:
         """Give the windows and references to be sent and begin anew."""
         return self._publisher.take(), self._learner.take()
 
     # ------------------------------------------------------------------ events
 
-    def add(self, pane: Pane, now_ms: int) -> None:
+    def add(self, pane: Delivered, now_ms: int) -> None:
         """Take a delta; pairs are the registry's."""
         if pane.kind == "pair":
             return
         if (pane.model,) not in self._marks:
             self._marks[pane.model,] = _Marks(pane.start_ms)
+        if pane.kind == "drift":
+            counts = PaneCounts.decode(pane.counts)
+            self._reconciler.add(pane, counts)
+            self._drift.add(pane, counts, now_ms)
+            return
         delta = decode_delta(pane.kind, pane.counts)
-        if isinstance(delta, DriftDelta | LearningDelta):
-            if isinstance(delta, DriftDelta):
-                self._reconciler.add(pane, delta)
+        if isinstance(delta, LearningDelta):
             self._drift.add(pane, delta, now_ms)
         elif isinstance(delta, PerformanceDelta):
             self._performance.add(pane, delta)

@@ -99,7 +99,6 @@ class WindowsTask(RecordTask):
             for r in references
         ]
         outputs += [
-            Produce("windows", window.window_id.encode(), encode(window), partition)
-            for window in windows
+            Produce("windows", window_id.encode(), value, partition) for window_id, value in windows
         ]
         return Commit(outputs + self._take_outputs(), list(self._windows.changes()))
