@@ -19,6 +19,8 @@ from kedge_services.core.rank_pairs import Projector
 from kedge_services.core.sketches import FeatureCounts, LatencyCounts, ScoreCounts
 
 __all__ = [
+    "PREDICTION",
+    "SCORE",
     "Binner",
     "FeatureBinner",
     "Values",
@@ -33,8 +35,8 @@ __all__ = [
 _BLOCK_VALUES: Final = 1 << 17
 _LEAST_BLOCK: Final = 128
 #: Columns beside the features; no name can be one of these.
-_SCORE: Final = 0
-_PREDICTION: Final = 1
+SCORE: Final = 0
+PREDICTION: Final = 1
 _Name = str | Literal[0, 1]
 
 
@@ -94,10 +96,8 @@ class Binner:
             for name in dict.fromkeys([*features, *self.features])
             if self.features[name].is_numeric
         }
-        for name, beside in ((_SCORE, reference.score), (_PREDICTION, reference.prediction)):
-            if beside is not None and beside.kind == "numeric":
-                found[name] = beside
-        return found
+        beside = {SCORE: reference.score, PREDICTION: reference.prediction}
+        return found | {n: r for n, r in beside.items() if r is not None and r.kind == "numeric"}
 
     def count(
         self,
@@ -109,7 +109,7 @@ class Binner:
         answers: Sequence[str | float | None] | Coded | None = None,
         answer_scores: Values | None = None,
         latencies: Sequence[float | None] | NDArray[np.float64] | None = None,
-        nulls: Mapping[str | Literal[0, 1], int] = MappingProxyType({}),
+        nulls: Mapping[_Name, int] = MappingProxyType({}),
     ) -> DriftDelta:
         """Count ``rows`` rows given as columns; a feature without a column is all null.
 
@@ -123,8 +123,8 @@ class Binner:
         latencies
             In ms, where they are known.
         nulls
-            Of the columns that are arrays, how many of the NaN are nulls; by name, 0 for
-            the score and 1 for the prediction.
+            Of the columns that are arrays, how many of the NaN are nulls; by name,
+            :data:`SCORE` or :data:`PREDICTION`.
         """
         delta = DriftDelta(rows=rows)
         present: dict[_Name, Values] = {
@@ -133,43 +133,56 @@ class Binner:
             if name in columns
         }
         if self.score is not None and scores is not None:
-            present[_SCORE] = self.score.prepared(scores)
+            present[SCORE] = self.score.prepared(scores)
         if self.prediction is not None and predictions is not None:
             if isinstance(predictions, Coded):
                 delta.prediction = self.prediction.count(predictions)
             else:
-                present[_PREDICTION] = self.prediction.prepared(predictions)
+                present[PREDICTION] = self.prediction.prepared(predictions)
         arrays = self._count_arrays(present, rows)
+        self._count_features(delta, present, arrays, nulls)
+        if self._projector is not None:
+            delta.projection = self._pairs(present, arrays, rows)
+        if self.prediction is not None and PREDICTION in present:
+            column = present[PREDICTION]
+            delta.prediction = _counted(self.prediction, PREDICTION, column, arrays, nulls)
+        if self.score is not None and SCORE in present:
+            delta.score = _counted(self.score, SCORE, present[SCORE], arrays, nulls)
+            if answers is not None:
+                told = present[SCORE] if answer_scores is None else answer_scores
+                delta.scores = self._by_answer(answers, aligned(told))
+        if latencies is not None:
+            delta.latency = LatencyCounts.of(latencies)
+        return delta
+
+    def _count_features(
+        self,
+        delta: DriftDelta,
+        present: Mapping[_Name, Values],
+        arrays: _Arrays | None,
+        nulls: Mapping[_Name, int],
+    ) -> None:
         outside = None if arrays is None else arrays.outside
         for name, binner in self.features.items():
             column = present.get(name)
             if column is None:
                 delta.features[name] = binner.zero()
-                delta.features[name].null = rows
+                delta.features[name].null = delta.rows
                 continue
             counts = delta.features[name] = _counted(binner, name, column, arrays, nulls)
-            if (counts.below or counts.above or counts.unseen) and not (
-                arrays is not None and name in arrays.at
-            ):
+            is_known = arrays is not None and name in arrays.at
+            if not is_known and (counts.below or counts.above or counts.unseen):
                 mine = binner.is_outside(column)
                 outside = mine if outside is None else outside | mine
         delta.outside = 0 if outside is None else int(np.count_nonzero(outside))
-        if self._projector is not None:
-            delta.projection = None if arrays is None else arrays.projection
-            if delta.projection is None:
-                named = {name: v for name, v in present.items() if isinstance(name, str)}
-                delta.projection = self._projector.count(named, rows=rows)
-        if self.prediction is not None and _PREDICTION in present:
-            column = present[_PREDICTION]
-            delta.prediction = _counted(self.prediction, _PREDICTION, column, arrays, nulls)
-        if self.score is not None and scores is not None:
-            delta.score = _counted(self.score, _SCORE, present[_SCORE], arrays, nulls)
-            if answers is not None:
-                told = present[_SCORE] if answer_scores is None else answer_scores
-                delta.scores = self._by_answer(answers, aligned(told))
-        if latencies is not None:
-            delta.latency = LatencyCounts.of(latencies)
-        return delta
+
+    def _pairs(
+        self, present: Mapping[_Name, Values], arrays: _Arrays | None, rows: int
+    ) -> NDArray[np.int64] | None:
+        if self._projector is None or (arrays is not None and arrays.projection is not None):
+            return None if arrays is None else arrays.projection
+        named = {name: values for name, values in present.items() if isinstance(name, str)}
+        return self._projector.count(named, rows=rows)
 
     def _count_arrays(self, present: Mapping[_Name, Values], rows: int) -> _Arrays | None:
         """Count the numeric columns that are arrays, a block of rows at a time."""
@@ -186,7 +199,7 @@ class Binner:
             grid = self._grid = Grid(
                 list(self._numeric.values()),
                 {i: ranks[name] for i, name in enumerate(self._numeric) if name in ranks},
-                beside=sum(name in (_SCORE, _PREDICTION) for name in self._numeric),
+                beside=sum(name in (SCORE, PREDICTION) for name in self._numeric),
             )
         at = {name: i for i, name in enumerate(self._numeric)}
         counts, beyond = grid.counts(), []
@@ -205,7 +218,7 @@ class Binner:
                 paired = min(len(self._projector.names), grid.features)
                 found = grid.ranks(places[:paired])
                 if others is not None:
-                    found = self._all_ranks(found, others, start, end)
+                    found = self._all_ranks(self._projector.names, found, others, start, end)
                 sums[1:] += self._projector.sums(found)
         whole: NDArray[np.bool_] | None = None
         if beyond:
@@ -228,16 +241,16 @@ class Binner:
 
     def _all_ranks(
         self,
+        names: Sequence[str],
         ranks: NDArray[np.float32],
         others: Mapping[str, NDArray[np.float32]],
         start: int,
         end: int,
     ) -> NDArray[np.float32]:
         """Put the rank scores of a block into the order of the pairs."""
-        assert self._projector is not None
-        found = np.zeros((len(self._projector.names), end - start), dtype=np.float32)
+        found = np.zeros((len(names), end - start), dtype=np.float32)
         position = {name: i for i, name in enumerate(self._numeric)}
-        for row, name in zip(found, self._projector.names, strict=True):
+        for row, name in zip(found, names, strict=True):
             if name in others:
                 row[:] = others[name][start:end]
             elif name in position:
@@ -266,7 +279,7 @@ def _counted(
     name: _Name,
     column: Values,
     arrays: _Arrays | None,
-    nulls: Mapping[str | Literal[0, 1], int],
+    nulls: Mapping[_Name, int],
 ) -> FeatureCounts:
     """Count a column, or find its counts among those of the arrays."""
     null = nulls.get(name, 0)

@@ -109,9 +109,7 @@ class ModelColumns:
     __slots__ = ("_get", "_others", "_position", "features", "model", "numeric", "odd", "row",
                  "values")  # fmt: skip
 
-    def __init__(
-        self, model: str, features: Sequence[str], numeric: Collection[str] = ()
-    ) -> None:
+    def __init__(self, model: str, features: Sequence[str], numeric: Collection[str] = ()) -> None:
         self.model = model
         self.features = tuple(features)
         self.numeric = tuple(name for name in self.features if name in numeric)

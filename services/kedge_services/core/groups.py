@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kedge.base import Scalar
+from kedge_services.core.columns import Coded
 from kedge_services.core.decoding import ModelColumns, OutputRow, PredictionRow
 from kedge_services.core.plans import Plan
 
-__all__ = ["Column", "Group", "Numbers", "Slot", "Table"]
+__all__ = ["Column", "Group", "Numbers", "Slot", "Table", "joined"]
 
 
 @dataclass(slots=True)
@@ -82,8 +84,10 @@ class Table:
 
     Attributes
     ----------
+    rows
+        Their number.
     ids
-        Of the predictions.
+        Of the predictions; needed while the version is learning.
     features
         By name; those that are not declared are left alone.
     labels, scores, values
@@ -94,14 +98,73 @@ class Table:
         In ms, NaN where it is not known.
     """
 
-    ids: Sequence[str]
+    rows: int
+    ids: Sequence[str] = ()
     features: Mapping[str, Column] = field(default_factory=dict)
-    labels: Sequence[Scalar | None] | None = None
+    labels: Coded | None = None
     scores: Numbers | None = None
     values: Numbers | None = None
     outputs: Sequence[OutputRow | None] | None = None
     latencies: NDArray[np.float64] | None = None
 
-    def __len__(self) -> int:
-        """Give the number of rows."""
-        return len(self.ids)
+
+def joined(tables: Sequence[Table]) -> Table:
+    """Put tables of one slot under each other; all have outputs, or none."""
+    if len(tables) == 1:
+        return tables[0]
+    sizes = [table.rows for table in tables]
+    names = dict.fromkeys(name for table in tables for name in table.features)
+    labels, outputs = [table.labels for table in tables], tables[0].outputs
+    return Table(
+        sum(sizes),
+        (),
+        {name: _column([t.features.get(name) for t in tables], sizes) for name in names},
+        labels=_labels(labels, sizes) if any(part is not None for part in labels) else None,
+        scores=_under([table.scores for table in tables], sizes),
+        values=_under([table.values for table in tables], sizes),
+        outputs=None if outputs is None else [o for t in tables for o in t.outputs or ()],
+        latencies=_latencies([table.latencies for table in tables], sizes),
+    )
+
+
+def _column(parts: Sequence[Column | None], sizes: Sequence[int]) -> Column:
+    """Put columns of a feature under each other; a part without is null."""
+    if all(part is None or isinstance(part, Numbers) for part in parts):
+        return _under(parts, sizes) or Numbers(np.empty(0))  # type: ignore[arg-type]
+    found: list[Scalar | None] = []
+    for part, size in zip(parts, sizes, strict=True):
+        if isinstance(part, Numbers):
+            values = part.values.tolist()
+            found += [None if isnan(value) and part.null else value for value in values]
+        else:
+            found += [None] * size if part is None else part
+    return found
+
+
+def _under(parts: Sequence[Numbers | None], sizes: Sequence[int]) -> Numbers | None:
+    if not any(part is not None for part in parts):
+        return None
+    whole = [
+        Numbers(np.full(size, np.nan), size) if part is None else part
+        for part, size in zip(parts, sizes, strict=True)
+    ]
+    return Numbers(np.concatenate([p.values for p in whole]), sum(p.null for p in whole))
+
+
+def _labels(parts: Sequence[Coded | None], sizes: Sequence[int]) -> Coded:
+    """Put labels under each other; their names may repeat."""
+    codes, names = [], []
+    for part, size in zip(parts, sizes, strict=True):
+        if part is None:
+            codes.append(np.full(size, -1))
+        else:
+            codes.append(np.where(part.codes < 0, -1, part.codes + len(names)))
+            names += part.names
+    return Coded(np.concatenate(codes), names)
+
+
+def _latencies(
+    parts: Sequence[NDArray[np.float64] | None], sizes: Sequence[int]
+) -> NDArray[np.float64] | None:
+    found = _under([None if part is None else Numbers(part) for part in parts], sizes)
+    return None if found is None else found.values
