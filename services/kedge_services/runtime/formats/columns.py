@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ __all__ = [
     "is_text",
     "known_numbers",
     "matrix",
+    "number_columns",
     "numbers",
     "texts",
     "texts_first",
@@ -48,6 +51,24 @@ def numbers(values: Sequence[Scalar | None]) -> NDArray[np.float64]:
     [1.0, nan, nan, 1.0, -1e+300]
     """
     return np.clip(_floats(values), -BOUND, BOUND)
+
+
+def number_columns(
+    rows: Sequence[Mapping[str, Scalar | None]], names: Sequence[str]
+) -> NDArray[np.float64]:
+    """Give the numeric columns of these names, shape (n, columns); each as :func:`numbers` does.
+
+    >>> number_columns([{"x": 1, "y": None}, {"x": True, "y": "7"}], ["x", "y"]).tolist()
+    [[1.0, nan], [1.0, nan]]
+    """
+    if len(names) > 1:
+        try:
+            values = list(chain.from_iterable(map(itemgetter(*names), rows)))
+        except KeyError:
+            values = [row.get(name) for row in rows for name in names]
+    else:
+        values = [row.get(name) for row in rows for name in names]
+    return numbers(values).reshape(len(rows), len(names))
 
 
 def known_numbers(values: Sequence[Scalar | None]) -> NDArray[np.float64]:

@@ -19,7 +19,13 @@ from kedge.errors import UnsafeArtefact
 from kedge.events import Output
 from kedge.versions import FeatureColumn
 from kedge_services.runtime.formats import Row
-from kedge_services.runtime.formats.columns import class_outputs, is_text, numbers, texts
+from kedge_services.runtime.formats.columns import (
+    class_outputs,
+    is_text,
+    number_columns,
+    texts,
+)
+from kedge_services.runtime.formats.few_rows import FewRows
 from kedge_services.runtime.formats.skops_files import one_thread
 
 __all__ = ["TreesPredictor", "check_trees"]
@@ -70,6 +76,8 @@ class TreesPredictor:
             self._indices = [int(index) for index in self._model.classes_]
             if not set(self._indices) <= set(range(len(classes))):
                 raise UnsafeArtefact("a skops file has other classes than its manifest says")
+        with one_thread().limit(limits=1):
+            self._few = FewRows.of(self._model, len(schema))
 
     def matrix(self, rows: Sequence[Row]) -> NDArray[np.float64]:
         """Give the rows as the model wants them, shape (n, columns)."""
@@ -78,21 +86,27 @@ class TreesPredictor:
             column = texts([row.get(name) for row in rows])
             # A category that training has not seen is a missing value.
             result[:, index] = [codes.get(text, math.nan) for text in column]
-        for index, name in enumerate(self._numbers, start=len(self._texts)):
-            result[:, index] = numbers([row.get(name) for row in rows])
+        result[:, len(self._texts) :] = number_columns(rows, self._numbers)
         return result
 
     def predict(self, rows: Sequence[Row]) -> list[Output]:
         """Score a batch; see :class:`~kedge_services.runtime.formats.Predictor`."""
         if not rows:
             return []
+        values = self.matrix(rows)
+        if self._few is not None and self._few.is_quicker(len(rows)):
+            return self._outputs(self._few.answer(values))
         with one_thread().limit(limits=1):
-            if not self._classes:
-                values = self._model.predict(self.matrix(rows)).tolist()
-                return [Output(value=value) for value in values]
-            known = self._model.predict_proba(self.matrix(rows))
-        probabilities = np.zeros((len(rows), len(self._classes)))
-        probabilities[:, self._indices] = known
+            model = self._model
+            return self._outputs(
+                model.predict_proba(values) if self._classes else model.predict(values)
+            )
+
+    def _outputs(self, answers: NDArray[np.float64]) -> list[Output]:
+        if not self._classes:
+            return [Output(value=value) for value in answers.tolist()]
+        probabilities = np.zeros((len(answers), len(self._classes)))
+        probabilities[:, self._indices] = answers
         return class_outputs(probabilities, self._classes)
 
 
