@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,11 @@ def candidate(version: str, *, as_champion: bool) -> dict[str, Any]:
     return data
 
 
+def flush(world: World, chunk: Sequence[Sent]) -> None:
+    for sent in chunk:
+        world.send(sent.topic, sent.key, sent.event, append_ms=sent.append_ms)
+
+
 def play(
     directory: Path,
     *,
@@ -118,6 +123,7 @@ def play(
     partitions: int = 2,
     crash: tuple[Step, int] | None = None,
     loses_disk: bool = False,
+    flush: Callable[[World, Sequence[Sent]], None] = flush,
 ) -> World:
     """Send everything in the order of its append times and let the services run beside it."""
     settings = Settings(
@@ -146,11 +152,6 @@ def play(
     world.run(80)
     world.close()
     return world
-
-
-def flush(world: World, chunk: Sequence[Sent]) -> None:
-    for sent in chunk:
-        world.send(sent.topic, sent.key, sent.event, append_ms=sent.append_ms)
 
 
 def verdicts(world: World) -> dict[str, Any]:

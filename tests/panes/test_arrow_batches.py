@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -119,7 +120,7 @@ def columns(draw: st.DrawFn) -> pa.Table:
     made = pa.table(table).replace_schema_metadata({"kedge.model": "fraud"})
     cuts = sorted({0, rows, *draw(st.lists(st.integers(0, rows), max_size=3))})
     # In chunks, as tables that were read or put together are.
-    parts = [made.slice(a, b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [made.slice(a, b - a) for a, b in pairwise(cuts)]
     return pa.concat_tables(parts)
 
 
@@ -203,7 +204,12 @@ def plain(example: Example) -> str:
     batch=st.sampled_from([1, 2, 1_000]),
     has_reference=st.booleans(),
 )
-@settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=12,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
 def test_rows_of_batches_count_as_the_same_rows_sent_as_json(
     driver: type[Driver],
     table: pa.Table,

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kedge.batch_layout import CONTENT_TYPE, MAX_BATCH_BYTES, MAX_BATCH_ROWS
+from kedge.batch_layout import CONTENT_TYPE, MAX_BATCH_ROWS
 from kedge.batches import pieces, table_of
 from kedge.errors import DeadLetter
 from kedge_services.panes.arrow import ArrowReader
@@ -234,7 +234,9 @@ def test_rows_on_the_wrong_partition_are_put_aside(driver: type[Driver]) -> None
     panes = driver(partitions=4)
     panes.monitor(**MONITOR)
     names = [f"r-{i}" for i in range(40)]
-    table = table_of({"prediction_id": names, "event_time_ms": [10_000] * 40}, METADATA_OF, now_ms=0)
+    table = table_of(
+        {"prediction_id": names, "event_time_ms": [10_000] * 40}, METADATA_OF, now_ms=0
+    )
     made = {piece.partition: piece for piece in pieces(table, partitions=4)}
     first = made[0].key.encode()
     (whole,) = pieces(table, partitions=1)
@@ -266,10 +268,9 @@ def test_what_is_sent_back_counts(panes: Driver) -> None:
     assert panes.fates("predictions") == {"counted": 3, "bad-value": 1}
 
 
-def test_mutilated_batches_are_read_or_refused_and_nothing_else(
-    value: bytes = stream(GOOD | {"version": pa.array(["1", "2", "1"]).dictionary_encode()},
-                          {"kedge.model": "fraud"}, compression="lz4"),
-) -> None:  # fmt: skip
+def test_mutilated_batches_are_read_or_refused_and_nothing_else() -> None:
+    versions = pa.array(["1", "2", "1"]).dictionary_encode()
+    value = stream(GOOD | {"version": versions}, {"kedge.model": "fraud"}, compression="lz4")
     chance = random.Random(1)
     reader, fates = ArrowReader(), set()
     for _ in range(4_000):
@@ -301,4 +302,3 @@ def test_batches_of_several_records_are_read_together_whatever_is_between(
     assert panes.fates("predictions") == {
         "counted": 7, "duplicate": 1, "missing-field": 2, "bad-key": 1,
     }  # fmt: skip
-    assert MAX_BATCH_BYTES > sum(len(value or b"") for value in values)

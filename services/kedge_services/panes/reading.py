@@ -59,8 +59,23 @@ class Reader:
         ends = 0
         for is_arrow, group in groupby(map(is_batch, batch.headers)):
             start, ends = ends, ends + sum(1 for _ in group)
-            part = batch.part(start, ends)
+            part = _part(batch, start, ends)
             if is_arrow:
                 self._batches.read(part)
             else:
                 self._predictions.read(part)
+
+
+def _part(batch: Batch, start: int, end: int) -> Batch:
+    """Give the records from one position to another."""
+    if (start, end) == (0, len(batch)):
+        return batch
+    return Batch(
+        batch.topic,
+        batch.partition,
+        batch.offsets[start:end],
+        batch.timestamps_ms[start:end],
+        batch.keys[start:end],
+        batch.values[start:end],
+        batch.headers[start:end],
+    )

@@ -95,14 +95,6 @@ class Batch:
         """Give the number of records."""
         return len(self.offsets)
 
-    def part(self, start: int, end: int) -> Batch:
-        """Give the records from one position to another."""
-        if (start, end) == (0, len(self)):
-            return self
-        columns = (self.offsets, self.timestamps_ms, self.keys, self.values, self.headers)
-        offsets, times, keys, values, headers = (column[start:end] for column in columns)
-        return Batch(self.topic, self.partition, offsets, times, keys, values, headers)  # type: ignore[arg-type]
-
     def records(self) -> Iterator[Record]:
         """Go through the records one by one."""
         for offset, timestamp_ms, key, value, headers in zip(

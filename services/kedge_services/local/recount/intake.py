@@ -8,7 +8,7 @@ from typing import Any
 from kedge_services.local.recount.letters import UNREADABLE
 from kedge_services.local.recount.plain import Monitors, Record, Watched, murmur2
 
-__all__ = ["Intake", "is_champion"]
+__all__ = ["Intake", "Judged", "is_champion"]
 
 _LAST_MS = 253_402_300_799_999
 _NUMBERS = frozenset({bool, int, float})
@@ -33,14 +33,14 @@ class Intake:
     """
 
     def __init__(self, monitors: Monitors, *, partitions: int, max_skew_ms: int) -> None:
-        self._monitors = monitors
+        self.monitors = monitors
         self._partitions = partitions
         self._max_skew_ms = max_skew_ms
         self._hashed: dict[bytes, int] = {}
 
     def watched(self, model: str, time_ms: int) -> Watched | None:
         """Give the monitor of a model at an event time: the newest in effect, else the oldest."""
-        history = self._monitors.get(model)
+        history = self.monitors.get(model)
         if not history or len(history) == 1:
             return history[0] if history else None
         in_effect = [m for m in history if m.effective_ms <= time_ms]
@@ -75,11 +75,11 @@ class Intake:
         ):
             return UNREADABLE
         model, time_ms = event.get("model"), event["event_time_ms"]
-        if model is None and len(self._monitors) == 1:
-            model = next(iter(self._monitors))
+        if model is None and len(self.monitors) == 1:
+            model = next(iter(self.monitors))
         reasons = set(self._misplaced(record, event))
         owner = None if model is None else self.watched(model, time_ms)
-        if not self._monitors or (model is not None and owner is None):
+        if not self.monitors or (model is not None and owner is None):
             reasons.add("unknown-model")
         elif owner is not None:
             if owner.labelled and not owner.accepts(event["label"]):
@@ -93,7 +93,7 @@ class Intake:
 
         None when no model has labels.
         """
-        known = [self.watched(model, event["event_time_ms"]) for model in self._monitors]
+        known = [self.watched(model, event["event_time_ms"]) for model in self.monitors]
         labelled = [m for m in known if m is not None and m.labelled]
         return [m.model for m in labelled if m.accepts(event["label"])] if labelled else None
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from kedge_services.local.recount.intake import Intake, is_champion
+from kedge_services.local.recount.batches import is_batch, rows_of
+from kedge_services.local.recount.intake import Intake, Judged, is_champion
 from kedge_services.local.recount.letters import UNREADABLE, Letters
 from kedge_services.local.recount.plain import Findings, Log, Place, Record, Watched, label_text
 
@@ -128,7 +129,18 @@ def join(log: Log, intake: Intake, letters: Letters, findings: Findings) -> Join
     joined = Joined()
     for record in log.read("predictions"):
         letters.check(record)
-        _predict(joined, intake, letters, record)
+        if not is_batch(record):
+            _predict(joined, letters, record, intake.prediction(record))
+            continue
+        # Nobody unpacks what may be a bomb, only to see that it was rightly put aside.
+        is_refused = letters.reason(record.place) == "too-large"
+        rows = UNREADABLE if is_refused else rows_of(record, intake.monitors)
+        if isinstance(rows, frozenset):
+            _predict(joined, letters, record, rows)
+            continue
+        for row in rows:
+            letters.check(row)
+            _predict(joined, letters, row, intake.prediction(row))
     given: dict[str, list[Given]] = {}
     clocks: dict[tuple[str, int], int] = {}
     unsure: set[int] = set()
@@ -147,10 +159,9 @@ def join(log: Log, intake: Intake, letters: Letters, findings: Findings) -> Join
 # ------------------------------------------------------------------- predictions
 
 
-def _predict(joined: Joined, intake: Intake, letters: Letters, record: Record) -> None:
+def _predict(joined: Joined, letters: Letters, record: Record, judged: Judged) -> None:
     joined.records["predictions"] += 1
     fates = joined.fates["predictions"]
-    judged = intake.prediction(record)
     joined.champions += is_champion(record if isinstance(judged, frozenset) else judged[0])
     if isinstance(judged, frozenset):
         fates[_put_aside(letters, record.place, judged)] += 1

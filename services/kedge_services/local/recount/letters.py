@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
@@ -14,8 +15,9 @@ __all__ = ["INPUTS", "UNREADABLE", "Letters"]
 INPUTS = ("predictions", "outcomes")
 #: Reasons of records that are no event; which of them is a matter of words.
 UNREADABLE = frozenset(
-    {"undecodable", "unsupported-format", "missing-field", "missing-id", "bad-value", "invalid"}
-)
+    {"undecodable", "unsupported-format", "missing-field", "missing-id", "bad-value", "invalid",
+     "shape-mismatch", "schema-mismatch", "too-large"}
+)  # fmt: skip
 
 
 class _Letter(NamedTuple):
@@ -51,6 +53,7 @@ class Letters:
                 headers["kedge-topic"],
                 int(headers["kedge-partition"]),
                 int(headers["kedge-offset"]),
+                int(headers["kedge-row"]) if "kedge-row" in headers else None,
             )
             letter = _Letter(record.place, headers["kedge-reason"], record.key, record.value)
             self._by_source.setdefault(source, []).append(letter)
@@ -61,11 +64,17 @@ class Letters:
         return letters[0].reason if letters else None
 
     def check(self, record: Record) -> None:
-        """Hold a record's dead letter, if it has one, to the original bytes."""
+        """Hold a record's dead letter, if it has one, to the original bytes.
+
+        Of a row of a batch that is the event it stands for.
+        """
         for letter in self._by_source.get(record.place, ()):
+            mine, theirs = record.value, letter.value
+            if record.row is not None:
+                mine, theirs = _without_nulls(mine), _without_nulls(theirs)
             self._findings.compare(
                 "dead letters", f"bytes of the dead letter {letter.place}", record.place,
-                (record.key, record.value), (letter.key, letter.value),
+                (record.key, mine), (letter.key, theirs),
             )  # fmt: skip
 
     def settle(self, source: Place, reasons: AbstractSet[str]) -> str | None:
@@ -96,4 +105,12 @@ class Letters:
 
 #: On a record that is no letter, but says that one was sent back.
 _NOTE = "kedge-resent"
-_HEADERS = frozenset({"kedge-topic", "kedge-partition", "kedge-offset", "kedge-reason"})
+_HEADERS = frozenset(
+    {"kedge-topic", "kedge-partition", "kedge-offset", "kedge-reason", "kedge-row"}
+)
+
+
+def _without_nulls(value: bytes | None) -> bytes:
+    event = json.loads(value or b"{}")
+    event["features"] = {n: v for n, v in event.get("features", {}).items() if v is not None}
+    return json.dumps(event, sort_keys=True).encode()

@@ -28,19 +28,21 @@ _SHOWN = 200
 
 
 class Place(NamedTuple):
-    """Where a record lies."""
+    """Where a record lies, and which row of it is meant if it is a batch."""
 
     topic: str
     partition: int
     offset: int
+    row: int | None = None
 
     def __str__(self) -> str:
-        """Give topic, partition and offset."""
-        return f"{self.topic}[{self.partition}]@{self.offset}"
+        """Give topic, partition, offset and row."""
+        row = "" if self.row is None else f"#{self.row}"
+        return f"{self.topic}[{self.partition}]@{self.offset}{row}"
 
 
 class Record(NamedTuple):
-    """One record; the topic is named without its prefix."""
+    """One record, or one row of a batch; the topic is named without its prefix."""
 
     topic: str
     partition: int
@@ -49,11 +51,12 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
+    row: int | None = None
 
     @property
     def place(self) -> Place:
         """Where it lies."""
-        return Place(self.topic, self.partition, self.offset)
+        return Place(self.topic, self.partition, self.offset, self.row)
 
 
 class Log(Protocol):
