@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from kedge_services.runtime.kafka import KafkaBackend
 from kedge_services.runtime.kafka_consumer import KafkaConsumer
 from kedge_services.runtime.loop import Loop
 from kedge_services.runtime.metrics import Metrics
-from kedge_services.runtime.ports import Batch, Service, TopicPartition
+from kedge_services.runtime.ports import Batch, Produce, Service, TopicPartition
 from kedge_services.runtime.settings import LoopSettings, Settings
 
 if TYPE_CHECKING:
@@ -121,6 +122,41 @@ def test_what_is_queued_is_bounded_however_many_partitions_wait(kafka: LocalBrok
     assert sorted(read) == list(range(count))
     # Full, one answer more, and a record that began below the bound.
     assert 0 < max(queued) <= 2 * (bound + bound // 20)
+
+
+def test_a_partition_with_much_does_not_starve_one_with_little(driver: Driver, rig: Rig) -> None:
+    rig.create({"uneven": 2})
+    much, little = TopicPartition("uneven", 0), TopicPartition("uneven", 1)
+    noise = random.Random(1)  # what can be packed well comes at once
+    for _ in range(6):
+        driver.write("uneven", *[noise.randbytes(1_000) for _ in range(1_000)])
+    driver.write("uneven", *[b"%d" % n for n in range(10)], partition=1)
+    consumer = driver.consumer()
+    consumer.assign({much: 0, little: 0})
+    read = {much: 0, little: 0}
+
+    def all_little_is_read() -> bool:
+        for batch in consumer.poll(100, 0.05):
+            read[TopicPartition(batch.topic, batch.partition)] += len(batch)
+        return read[little] == 10
+
+    driver.until(all_little_is_read)
+    assert read[much] < 3_000
+
+
+@pytest.mark.kafka
+def test_a_transaction_may_be_larger_than_the_local_queue(kafka: LocalBroker) -> None:
+    rig = KafkaRig(kafka.bootstrap_servers)
+    rig.create({"large": 1})
+    small = rig.with_properties({"queue.buffering.max.messages": 100})
+    driver = Driver(rig)
+    producer = driver.producer("large", KafkaBackend(small))
+    producer.begin()
+    for n in range(1_000):
+        producer.produce(Produce("large", None, b"%d" % n, 0))
+    producer.commit()
+    assert driver.values("large") == [b"%d" % n for n in range(1_000)]
+    driver.close()
 
 
 class Slow(Listing):

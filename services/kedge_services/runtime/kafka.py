@@ -271,7 +271,7 @@ class KafkaProducer:
                     # An empty list would cost more than all the rest.
                     self._producer.produce(name, value, key, number)
             except BufferError:
-                self._producer.poll(0.05)
+                self._producer.poll(0.01)
             except KafkaException as error:
                 self._fail(self._cause_of(error), f" a record for {name}")
             else:

@@ -34,11 +34,12 @@ CONSUMER: dict[str, Any] = {
     "fetch.wait.max.ms": 100,
     # Memory is bounded by what is queued and one answer more, however many
     # partitions there are: a queue that is full is not asked for more, and an
-    # answer holds at most `fetch.max.bytes`.  Partitions take turns in being
-    # first, so each comes up though one answer cannot hold all of them.
+    # answer holds at most `fetch.max.bytes` (as stored: unpacked it is a few times
+    # that).  Partitions take turns in being first, so each comes up though one
+    # answer cannot hold all of them.
     "queued.max.messages.kbytes": 32_768,
     "queued.min.messages": 100_000,
-    "fetch.max.bytes": 16_777_216,
+    "fetch.max.bytes": 8_388_608,
     "max.partition.fetch.bytes": 1_048_576,
 }
 #: Where somebody waits for the answer.
