@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from bench_stats import closed_loop, cost, delays, error_rate, estimates, false_alarms
 from bench_stats.figures import Result
-from bench_stats.page import ORDER, PAGE, keep, kept, page, table
+from bench_stats.page import ORDER, keep, kept, table, write
 from bench_stats.scale import Scale
 
 __all__ = ["TABLES", "main", "measured"]
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(table(result) + "\n")
         sys.stdout.flush()
         # After every table, so that a run that is broken off has left something.
-        PAGE.write_text(page(kept()), encoding="utf-8")
+        write(kept())
     return 0
 
 

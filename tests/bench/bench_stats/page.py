@@ -1,4 +1,7 @@
-"""``docs/benchmarks.md``: the tables as they were measured, beside their targets."""
+"""The statistics in ``docs/benchmarks.md``: the tables as they were measured, and their targets.
+
+The page has other parts; this one lies between two markers, and nothing else is written.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,17 @@ import psutil
 from bench_stats.data import ROOT
 from bench_stats.figures import Result, pivot
 from bench_stats.peers import CACHE, SCRIPTS
+from kedge_services.local.bench.report import replaced
 
-__all__ = ["PAGE", "keep", "kept", "page"]
+__all__ = ["PAGE", "keep", "kept", "page", "write"]
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 RESULTS = CACHE / "results"
 ORDER = ("A", "B", "ERROR", "CBPE", "C", "COST")
 
 _HEAD = """\
-# How good are the statistics?
+
+## How good are the statistics?
 
 Written by `make bench-stats`; do not edit. Kedge stands beside Evidently {evidently} and NannyML
 {nannyml} (each in an environment of its own, pinned in `tests/bench/peers`) and River {river}, in
@@ -63,8 +68,14 @@ def kept() -> list[Result]:
     ]
 
 
+def write(results: Sequence[Result]) -> None:
+    """Write the tables into their part of the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(replaced(text, page(results), "statistics"), encoding="utf-8")
+
+
 def page(results: Sequence[Result]) -> str:
-    """Give the page."""
+    """Give the part of the page."""
     parts = [
         _HEAD.format(
             evidently=_pinned("evidently"),
@@ -82,7 +93,7 @@ def page(results: Sequence[Result]) -> str:
 
 def table(result: Result) -> str:
     """Give one table with what it was held to."""
-    lines = [f"## {result.name}. {result.title}", ""]
+    lines = [f"### {result.name}. {result.title}", ""]
     if result.quick:
         lines += [_QUICK]
     lines += [*pivot(result.figures), ""]

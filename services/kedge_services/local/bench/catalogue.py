@@ -91,8 +91,8 @@ def _windows(sizes: Sizes, seed: int) -> list[Case]:
             "series-panes",
             partial(windows, sizes=sizes.windows, rows=PANE_ROWS, seed=seed),
             notes=(
-                "A series-pane is a pane of one series, closed and tested over scales 1, 2, 4 and 8.",
-                "The rate is that of 5,000 series with one delta a pane; 8 partitions make 8.",
+                "A series-pane is a pane of one series, tested over the scales 1, 2, 4 and 8.",
+                "The rate is that of 5,000 series of one delta a pane; 8 partitions make 8.",
             ),
         ),
         Case(

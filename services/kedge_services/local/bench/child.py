@@ -18,6 +18,7 @@ import psutil
 
 from kedge.errors import Stop
 from kedge_services.local.catalogue import settings_env
+from kedge_services.local.stops import trouble_in
 from kedge_services.local.supervisor import FRUGAL
 from kedge_services.local.tether import tethered
 from kedge_services.runtime.settings import Settings
@@ -133,8 +134,7 @@ class Child:
 
     def ended(self) -> Stop:
         """Say how it ended."""
-        lines = self.log.read_text(errors="replace").strip().splitlines()
-        return Stop(f"{self.service} stopped in the middle: {lines[-1] if lines else 'silently'}")
+        return Stop(f"{self.service} stopped in the middle: {trouble_in(self.log, 0)}")
 
     def _sample(self) -> None:
         while not self._done.wait(_SAMPLE_S):

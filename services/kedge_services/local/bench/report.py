@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Page", "markdown", "replaced", "shown"]
 
-_BEGIN, _END = "<!-- speed -->", "<!-- /speed -->"
+_PART = "speed"
 _MAIN = {
     "rate_per_cpu_s": "per CPU-second",
     "rate_wall": "per second",
@@ -36,28 +36,38 @@ class Page:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{file}: cannot be read: {error}") from error
-        if not 0 <= text.find(_BEGIN) < text.find(_END):
-            raise UsageError(f"{file}: has no markers {_BEGIN} and {_END} to write between")
+        self._with("")
 
     def write(self, benchmark: Benchmark) -> None:
         """Write the figures so far, and nothing else."""
-        text = self._file.read_text(encoding="utf-8")
-        self._file.write_text(replaced(text, markdown(benchmark)), encoding="utf-8")
+        self._file.write_text(self._with(markdown(benchmark)), encoding="utf-8")
+
+    def _with(self, part: str) -> str:
+        try:
+            return replaced(self._file.read_text(encoding="utf-8"), part, _PART)
+        except OSError as error:
+            raise UsageError(f"{self._file}: cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise UsageError(f"{self._file}: {error}") from error
 
 
-def replaced(text: str, part: str) -> str:
-    """Give a page with another part between the markers.
+def replaced(text: str, part: str, name: str) -> str:
+    """Give a page with another part between the markers of this name.
 
-    >>> replaced("a <!-- speed -->old<!-- /speed --> b", "new")
+    >>> replaced("a <!-- speed -->old<!-- /speed --> b", "new", "speed")
     'a <!-- speed -->new<!-- /speed --> b'
+
+    Raises
+    ------
+    ValueError
+        The markers are not there, or not in this order.
     """
-    before, _, rest = text.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    return f"{before}{_BEGIN}{part}{_END}{after}"
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise ValueError(f"the page has no markers {begin} and {end} to write between")
+    return f"{before}{begin}{part}{end}{after}"
 
 
 def shown(result: CaseResult, figure: str) -> str:
