@@ -121,6 +121,8 @@ class Following:
         if not self._models.has_contenders:
             return
         found: list[tuple[Record, _Peek]] = []
+        if all(ORIGIN in headers for headers in batch.headers):
+            return  # our own, as nearly always
         for record in batch.records():
             if record.value is not None and ORIGIN not in record.headers:
                 try:

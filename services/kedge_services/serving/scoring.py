@@ -11,7 +11,15 @@ from kedge.errors import DeadLetter
 from kedge_services.runtime.formats import Row
 from kedge_services.serving.models import Lineup, Loaded
 
-__all__ = ["ORIGIN", "Rows", "no_champion", "predict", "predict_apart", "predictions"]
+__all__ = [
+    "ORIGIN",
+    "Rows",
+    "no_champion",
+    "predict",
+    "predict_apart",
+    "prediction_ids",
+    "predictions",
+]
 
 #: The header of every prediction made here: nobody has to follow it, see ``following``.
 ORIGIN = ("kedge-origin", b"serving")
@@ -19,13 +27,20 @@ ORIGIN = ("kedge-origin", b"serving")
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of one request."""
+    """The rows of one request.
+
+    Attributes
+    ----------
+    is_plain
+        Whether no value is NaN or infinite; False where nobody looked.
+    """
 
     request_id: str
     model: str
     rows: Sequence[Row]
     event_time_ms: int
     segments: Mapping[str, Scalar] = field(default_factory=dict)
+    is_plain: bool = False
 
 
 def predict(loaded: Loaded, rows: Sequence[Row]) -> list[Output]:
@@ -68,12 +83,12 @@ def predictions(
     request: Rows, loaded: Loaded, outputs: Sequence[Output], *, role: Role, latency_ms: float
 ) -> Iterator[Prediction]:
     """Give the events that say what a version answered."""
-    name, is_one = request.request_id, len(request.rows) == 1
-    for k, (row, output) in enumerate(zip(request.rows, outputs, strict=True)):
+    names = prediction_ids(request)
+    for name, row, output in zip(names, request.rows, outputs, strict=True):
         # Everything was checked when it was decoded; checking it again would
         # cost more than predicting it.
         yield Prediction.model_construct(
-            prediction_id=name if is_one else f"{name}#{k}",
+            prediction_id=name,
             model=request.model,
             version=loaded.version.version,
             role=role,
@@ -83,6 +98,12 @@ def predictions(
             segments=dict(request.segments),
             latency_ms=latency_ms,
         )
+
+
+def prediction_ids(request: Rows) -> list[str]:
+    """Give the ids under which the rows of a request are answered."""
+    name, rows = request.request_id, len(request.rows)
+    return [name] if rows == 1 else [f"{name}#{k}" for k in range(rows)]
 
 
 def no_champion(model: str, lineup: Lineup | None) -> str:

@@ -10,17 +10,18 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from kedge import Monitor, Output, ScoringRequest
+from kedge import Monitor, Output
 from kedge.base import Role
-from kedge.codec import decode, encode
 from kedge.errors import DeadLetter
-from kedge.topics import request_id, request_partition
+from kedge.topics import request_id
+from kedge_services.core.partitioning import key_partitions
 from kedge_services.core.tensors import LONGEST_ID
 from kedge_services.runtime.dead_letters import dead_letter
 from kedge_services.runtime.ports import Batch, Commit, Position, Produce, Record, TaskContext
 from kedge_services.serving.following import Following
 from kedge_services.serving.models import Loaded, Models
-from kedge_services.serving.scoring import ORIGIN, Rows, no_champion, predict_apart, predictions
+from kedge_services.serving.scoring import ORIGIN, Rows, no_champion, predict_apart
+from kedge_services.serving.wire import read_request, write_predictions
 
 __all__ = ["ServingTask"]
 
@@ -76,16 +77,11 @@ class ServingTask:
         if batch.topic == "predictions":
             self._following.take(batch)
             return
-        fates: list[Rows | DeadLetter] = []
+        fates = self._requests(batch)
         by_model: dict[str, list[int]] = {}
-        for i, record in enumerate(batch.records()):
-            try:
-                request = self._request(record)
-            except DeadLetter as error:
-                fates.append(error)
-            else:
-                fates.append(request)
-                by_model.setdefault(request.model, []).append(i)
+        for i, fate in enumerate(fates):
+            if isinstance(fate, Rows):
+                by_model.setdefault(fate.model, []).append(i)
         answers: dict[int, _Answer] = {}
         for model, places in by_model.items():
             requests = [fate for i in places if isinstance(fate := fates[i], Rows)]
@@ -122,21 +118,17 @@ class ServingTask:
 
     # ----------------------------------------------------------- one request
 
-    def _request(self, record: Record) -> Rows:
-        if record.value is None:
-            raise DeadLetter("missing-field", "a request without a value")
-        request = decode(ScoringRequest, record.value)
-        key = request_id(request.request_id)
-        if record.key != key.encode():
-            raise DeadLetter("bad-key", f"the key is not the request id {key!r}")
-        own = request_partition(key, self._partitions)
-        if own != record.partition:
-            raise DeadLetter("misrouted", f"request {key!r} belongs on partition {own}")
-        if len(request.rows) > 1 and len(request.request_id) > LONGEST_ID:
-            raise DeadLetter("bad-value", f"the id leaves no room for `#<row>` ({LONGEST_ID})")
-        return Rows(
-            request.request_id, request.model, request.rows, request.event_time_ms, request.segments
-        )
+    def _requests(self, batch: Batch) -> list[Rows | DeadLetter]:
+        """Read requests, each in its place or what is wrong with it."""
+        found = [_read(value) for value in batch.values]
+        keys = [_key(request) for request in found]
+        partitions = key_partitions(keys, self._partitions).tolist()
+        return [
+            _judged(request, batch.partition, key, given, partition)
+            for request, key, given, partition in zip(
+                found, keys, batch.keys, partitions, strict=True
+            )
+        ]
 
     def _answer(self, model: str, requests: list[Rows]) -> list[_Answer]:
         lineup = self._lineup(model)
@@ -173,10 +165,11 @@ class ServingTask:
     def _send(self, record: Record, request: Rows, answer: list[_Part]) -> None:
         latency_ms = float(max(0, self._context.clock() - record.timestamp_ms))
         for role, loaded, outputs in answer:
-            for event in predictions(request, loaded, outputs, role=role, latency_ms=latency_ms):
-                self._outputs.append(
-                    Produce("predictions", record.key, encode(event), record.partition, (ORIGIN,))
-                )
+            values = write_predictions(request, loaded, outputs, role=role, latency_ms=latency_ms)
+            self._outputs += [
+                Produce("predictions", record.key, value, record.partition, (ORIGIN,))
+                for value in values
+            ]
 
     def _refuse(self, record: Record, error: DeadLetter) -> None:
         letter = dead_letter(record, error.reason, error.detail, service=SERVICE)
@@ -185,3 +178,31 @@ class ServingTask:
 
 def _one(role: Role, loaded: Loaded, output: list[Output] | DeadLetter) -> _Answer:
     return output if isinstance(output, DeadLetter) else [(role, loaded, output)]
+
+
+def _read(value: bytes | None) -> Rows | DeadLetter:
+    if value is None:
+        return DeadLetter("missing-field", "a request without a value")
+    try:
+        return read_request(value)
+    except DeadLetter as error:
+        return error
+
+
+def _key(request: Rows | DeadLetter) -> bytes:
+    return b"" if isinstance(request, DeadLetter) else request_id(request.request_id).encode()
+
+
+def _judged(
+    request: Rows | DeadLetter, here: int, key: bytes, given: bytes | None, partition: int
+) -> Rows | DeadLetter:
+    """Refuse a request that lies elsewhere than where its answer has to be looked for."""
+    if isinstance(request, DeadLetter):
+        return request
+    if given != key:
+        return DeadLetter("bad-key", f"the key is not the request id {key.decode()!r}")
+    if partition != here:
+        return DeadLetter("misrouted", f"request {key.decode()!r} belongs on partition {partition}")
+    if len(request.rows) > 1 and len(request.request_id) > LONGEST_ID:
+        return DeadLetter("bad-value", f"the id leaves no room for `#<row>` ({LONGEST_ID})")
+    return request
