@@ -180,7 +180,7 @@ class ModelColumns:
         """
         shape = len(features), len(self.numeric)
         found: NDArray[np.float64] = np.empty(shape)
-        if len(self.numeric) == 1:
+        if len(self.numeric) == 1 and self._others:
             found[:, 0] = np.fromiter(map(self._get, features), np.float64, shape[0])
         elif self.numeric:
             flat = chain.from_iterable(map(self._get, features))

@@ -20,7 +20,6 @@ from kedge.base import label_text
 __all__ = [
     "MAX_LABELS",
     "NOTHING",
-    "UNLABELLED",
     "Entry",
     "Held",
     "LabelState",
@@ -36,8 +35,6 @@ __all__ = [
     "pairs",
 ]
 
-#: The horizon of a model without labels: nothing ever matches.
-UNLABELLED = -(1 << 62)
 #: An empty JSON object.
 NOTHING = Raw(b"{}")
 #: Labels kept for one id; an id whose label changes more often is not believed.

@@ -51,6 +51,18 @@ class Group:
     times_ms: NDArray[np.int64]
     watermarks_ms: NDArray[np.int64]
 
+    def part(self, chosen: Sequence[int]) -> Group:
+        """Give the rows at these positions."""
+        return Group(
+            self.plan,
+            self.columns,
+            [self.rows[k] for k in chosen],
+            [self.at[k] for k in chosen],
+            [self.ids[k] for k in chosen],
+            self.times_ms[list(chosen)],
+            self.watermarks_ms[list(chosen)],
+        )
+
 
 class Slot(NamedTuple):
     """A pane of a version; the plan is compared by identity.

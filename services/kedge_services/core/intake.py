@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 from msgspec import Raw
 from msgspec.json import Encoder
+from numpy.typing import NDArray
 
 from kedge.base import label_text
 from kedge.errors import DeadLetter
 from kedge.topics import request_id
 from kedge_services.core.decoding import OutcomeRow, OutputRow, PredictionRow
-from kedge_services.core.entries import NOTHING, UNLABELLED, Held
+from kedge_services.core.entries import NOTHING, Held
 from kedge_services.core.partitioning import key_partitions
 from kedge_services.core.plans import Plan
 
@@ -49,32 +50,88 @@ def refuse_misplaced(
     list
         Position and dead letter.
     """
-    refused: list[tuple[int, DeadLetter]] = []
     good = [i for i, row in enumerate(rows) if not isinstance(row, DeadLetter)]
-    names = [rows[i].prediction_id for i in good]  # type: ignore[union-attr]
-    wanted = [(request_id(name) if "#" in name else name).encode() for name in names]
+    found = find_misplaced(
+        [rows[i].prediction_id for i in good],  # type: ignore[union-attr]
+        np.array([rows[i].event_time_ms for i in good], dtype=np.int64),  # type: ignore[union-attr]
+        keys=[keys[i] for i in good],
+        timestamps_ms=np.array([timestamps_ms[i] for i in good], dtype=np.int64),
+        partition=partition,
+        partitions=partitions,
+        max_skew_ms=max_skew_ms,
+    )
+    return [(good[k], refused) for k, refused in found.items()]
+
+
+def find_misplaced(
+    names: Sequence[str],
+    times_ms: NDArray[np.int64],
+    *,
+    keys: Sequence[bytes | None],
+    timestamps_ms: NDArray[np.int64],
+    partition: int,
+    partitions: int,
+    max_skew_ms: int,
+) -> dict[int, DeadLetter]:
+    """Find the records whose key, partition or time is wrong, all given as columns.
+
+    Parameters
+    ----------
+    names
+        Prediction ids.
+    times_ms
+        Event times.
+    keys, timestamps_ms
+        Of the same records; the time is that of their append.
+    partition, partitions
+        Where they lie, and how many partitions there are.
+    max_skew_ms
+        How far event time may lie ahead of append time.
+
+    Returns
+    -------
+    dict
+        Dead letters by position.
+    """
+    wanted: Sequence[bytes | None] = keys
+    refused: dict[int, DeadLetter] = {}
+    for k in np.flatnonzero(times_ms > timestamps_ms + max_skew_ms).tolist():
+        time_ms, appended_ms = int(times_ms[k]), int(timestamps_ms[k])
+        refused[k] = DeadLetter(
+            "bad-time",
+            f"event_time_ms {time_ms} is {time_ms - appended_ms} ms ahead of the "
+            f"record's append time; at most {max_skew_ms} ms are allowed",
+        )
+    if not _are_keys(names, keys):
+        wanted = [request_id(name).encode() for name in names]
     # With one partition no record can be on the wrong one.
-    actual = key_partitions(wanted, partitions) if partitions > 1 else np.zeros(len(wanted))
-    misrouted = dict.fromkeys(np.flatnonzero(actual != partition).tolist())
-    for k, (i, key) in enumerate(zip(good, wanted, strict=True)):
-        time_ms = rows[i].event_time_ms  # type: ignore[union-attr]
-        if keys[i] != key:
-            shown = "none" if keys[i] is None else repr(keys[i])
-            detail = f"the key should be the request id {key.decode()!r}, it is {shown}"
-            refused.append((i, DeadLetter("bad-key", detail)))
-        elif k in misrouted:
+    if partitions > 1 and names:
+        actual = key_partitions(wanted, partitions)  # type: ignore[arg-type]
+        for k in np.flatnonzero(actual != partition).tolist():
             detail = (
-                f"request id {key.decode()!r} belongs to partition {int(actual[k])}; "
-                "set partitioner=murmur2_random"
+                f"request id {wanted[k].decode()!r} belongs to partition "  # type: ignore[union-attr]
+                f"{int(actual[k])}; set partitioner=murmur2_random"
             )
-            refused.append((i, DeadLetter("misrouted", detail)))
-        elif time_ms > timestamps_ms[i] + max_skew_ms:
-            detail = (
-                f"event_time_ms {time_ms} is {time_ms - timestamps_ms[i]} ms ahead of the "
-                f"record's append time; at most {max_skew_ms} ms are allowed"
-            )
-            refused.append((i, DeadLetter("bad-time", detail)))
+            refused[k] = DeadLetter("misrouted", detail)
+    if wanted is not keys and wanted != list(keys):
+        for k, (key, right) in enumerate(zip(keys, wanted, strict=True)):
+            if key != right and right is not None:
+                shown = "none" if key is None else repr(key)
+                detail = f"the key should be the request id {right.decode()!r}, it is {shown}"
+                refused[k] = DeadLetter("bad-key", detail)
     return refused
+
+
+def _are_keys(names: Sequence[str], keys: Sequence[bytes | None]) -> bool:
+    """Say whether every id is the key of its record, as most are; looks at all of them at once."""
+    together = "\n".join(names)
+    # An id with a line break, or one whose key is a part of it, asks for a closer look.
+    if "#" in together or together.count("\n") != max(0, len(names) - 1):
+        return False
+    try:
+        return together.encode() == b"\n".join(keys)  # type: ignore[arg-type]
+    except TypeError:  # There is a record without a key among them.
+        return False
 
 
 def output_refusal(plan: Plan, output: OutputRow | None) -> DeadLetter | None:
@@ -123,15 +180,10 @@ def score_of(plan: Plan, output: OutputRow | None) -> float | None:
 def hold(
     plan: Plan, row: PredictionRow, *, offset: int, reference_id: str, for_examples: bool = True
 ) -> Held:
-    """Give what the join keeps of a prediction; of a model without labels only the id.
+    """Give what the join keeps of a prediction.
 
     Features and output are kept only ``for_examples``.
     """
-    if not plan.labelled:
-        return Held(
-            plan.model, row.version, row.role == "champion", row.event_time_ms, offset,
-            UNLABELLED, plan.grace_ms, plan.pane_ms, plan.cell_ms,
-        )  # fmt: skip
     return Held(
         plan.model,
         row.version,

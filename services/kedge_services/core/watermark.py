@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 __all__ = ["BEFORE_ALL", "Clocks", "ModelTime"]
 
 #: The watermark of a model of which nothing was read; earlier than any event.
@@ -32,6 +35,22 @@ class ModelTime:
             self.max_ms = time_ms
         if clock_ms > self.seen_ms:  # noqa: PLR1730
             self.seen_ms = clock_ms
+
+    def advance_all(self, times_ms: NDArray[np.int64], clock_ms: int) -> NDArray[np.int64]:
+        """Take records in offset order; give the largest time that stood before each.
+
+        Parameters
+        ----------
+        times_ms
+            Event times, at least one.
+        clock_ms
+            The partition's clock when the last of them was read.
+        """
+        before = np.empty_like(times_ms)
+        before[0], before[1:] = self.max_ms, times_ms[:-1]
+        np.maximum.accumulate(before, out=before)
+        self.advance(max(int(before[-1]), int(times_ms[-1])), clock_ms)
+        return before
 
 
 @dataclass(slots=True)
@@ -76,3 +95,13 @@ class Clocks:
         self.clock_ms = max(self.clock_ms, clock_ms)
         if not self.since_ms:
             self.since_ms = self.clock_ms
+
+    def tick_all(self, clocks_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Take append times in offset order; give the clock as each of them left it."""
+        if not clocks_ms.size:
+            return clocks_ms
+        after = np.maximum(np.maximum.accumulate(clocks_ms), self.clock_ms)
+        if not self.since_ms:
+            self.since_ms = next((ms for ms in after.tolist() if ms), 0)
+        self.clock_ms = int(after[-1])
+        return after

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kedge.batch_layout import is_batch
 from kedge.errors import DeadLetter
 from kedge_services.core.decoding import OutcomeRow, PredictionRow
 from kedge_services.core.entries import MAX_LABELS
-from kedge_services.core.intake import refuse_misplaced
+from kedge_services.core.intake import find_misplaced, refuse_misplaced
 from kedge_services.core.join import Join
+from kedge_services.core.known_ids import KnownIds
 from kedge_services.core.waiting import WaitingOutcome
 from kedge_services.panes.lookup import Lookup
 from kedge_services.panes.state import State
@@ -37,6 +41,10 @@ class Intake:
         Clocks and fates; they are advanced, except while a store is rebuilt.
     put_aside
         Takes the records that cannot be processed.
+    ids
+        Of predictions without labels.
+    only_ids
+        Whether records are read again that only these ids need.
     """
 
     partition: int
@@ -46,6 +54,8 @@ class Intake:
     lookup: Lookup
     join: Join
     put_aside: Callable[[Record, DeadLetter], None]
+    ids: KnownIds = field(default_factory=KnownIds)
+    only_ids: bool = False
     _again: State = field(default_factory=State)
 
     def begin_rebuild(self) -> None:
@@ -76,6 +86,26 @@ class Intake:
                 batch.headers[i],
             )
             self.put_aside(record, _explained(record, refused))
+
+    def misplaced_rows(
+        self,
+        batch: Batch,
+        at: Sequence[int],
+        ids: Sequence[str],
+        times_ms: NDArray[np.int64],
+        appended_ms: NDArray[np.int64],
+    ) -> dict[int, DeadLetter]:
+        """Find the rows at these positions of a batch whose key, partition or time is wrong."""
+        is_whole = len(at) == len(batch)
+        return find_misplaced(
+            ids,
+            times_ms,
+            keys=batch.keys if is_whole else [batch.keys[i] for i in at],
+            timestamps_ms=appended_ms if is_whole else appended_ms[list(at)],
+            partition=self.partition,
+            partitions=self.partitions,
+            max_skew_ms=self.max_skew_ms,
+        )
 
     def misplaced(
         self, batch: Batch, rows: Sequence[PredictionRow | OutcomeRow | DeadLetter]

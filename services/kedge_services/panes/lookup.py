@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kedge.errors import DeadLetter
 from kedge.monitor import Monitor
 from kedge.panes import Reference
@@ -98,9 +101,10 @@ class Lookup:
         if unknown and self._refresh("model", *unknown):
             self.begin()
             rows = self.decoder.decode(values)
-        for row in rows:
-            if not isinstance(row, DeadLetter) and row.model not in self._only:
-                self._learn(self.plan(row.model, row.event_time_ms))
+        if len(self._only) < len(self.newest):
+            for row in rows:
+                if not isinstance(row, DeadLetter) and row.model not in self._only:
+                    self._learn(self.plan(row.model, row.event_time_ms))
         return rows if self._decoder is not None else self.decoder.decode(values)
 
     def plan(self, model: str, time_ms: int) -> Plan:
@@ -115,6 +119,32 @@ class Lookup:
         if plan is None:
             raise LookupError(f"the monitor of {model} is gone in the middle of a batch")
         return plan
+
+    def plans_for(
+        self, model: str, times_ms: NDArray[np.int64]
+    ) -> list[tuple[Plan, list[int] | None]]:
+        """Give the plans of a model's rows, each with their positions; None for all of them."""
+        only = self._only.get(model)
+        if only is not None:
+            return [(only, None)]
+        found: dict[Plan, list[int]] = {}
+        # Every monitor holds for one stretch of time.
+        distinct, place = np.unique(times_ms, return_inverse=True)
+        plans = self._plans_between(model, distinct.tolist())
+        for k, at in enumerate(place.tolist()):
+            found.setdefault(plans[at], []).append(k)
+        if len(found) == 1:
+            return [(next(iter(found)), None)]
+        return list(found.items())
+
+    def _plans_between(self, model: str, times_ms: list[int]) -> list[Plan]:
+        first, last = self.plan(model, times_ms[0]), self.plan(model, times_ms[-1])
+        if first is last or len(times_ms) == 1:
+            return [first] * len(times_ms)
+        half = len(times_ms) // 2
+        return self._plans_between(model, times_ms[:half]) + self._plans_between(
+            model, times_ms[half:]
+        )
 
     def columns(self, model: str) -> ModelColumns:
         """Give the way from a decoded row's features to columns."""

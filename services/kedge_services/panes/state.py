@@ -28,6 +28,9 @@ class State(msgspec.Struct):
         Of the last Progress.
     low
         By topic, the offset from which a lost store is built anew.
+    ids_low
+        The offset of predictions from which the ids of those without labels are read
+        again; None while nobody has kept any.
     """
 
     clocks: dict[str, Clocks] = msgspec.field(default_factory=lambda: {t: Clocks() for t in INPUTS})
@@ -37,6 +40,7 @@ class State(msgspec.Struct):
     after_cell: int = 0
     sequence: int = 0
     low: dict[str, int] = {}
+    ids_low: int | None = None
 
     def count(self, topic: str, fate: str, records: int = 1) -> None:
         """Count the fate of records."""

@@ -11,9 +11,15 @@ from kedge.topics import TOPICS
 from kedge_services.core.book import Book, JoinStore
 from kedge_services.core.folding import Fold
 from kedge_services.core.join import Join
+from kedge_services.core.known_ids import KnownIds
 from kedge_services.core.segments import Segments
 from kedge_services.core.waiting import KEY_PREFIX, Waiting, WaitingOutcome
-from kedge_services.panes.encoding import encode_example, encode_pane, encode_progress
+from kedge_services.panes.encoding import (
+    encode_example,
+    encode_first_examples,
+    encode_pane,
+    encode_progress,
+)
 from kedge_services.panes.intake import Intake, waiting_record
 from kedge_services.panes.lookup import Lookup, MonitorSource, ReferenceSource, TaskWatermarks
 from kedge_services.panes.reading import Reader
@@ -119,14 +125,21 @@ class PanesTask:
         # Before low there is nothing that anybody needs, be the store there or lost.
         self._stored = {topic: max(stored.get(topic, 0), low[topic]) for topic in low}
         replays = {t: o for t, o in self._stored.items() if o < self._next[t]}
+        if "predictions" in low:
+            # Ids live in memory only; they mostly reach back further than the store does.
+            ids_low = low["predictions"] if self._state.ids_low is None else self._state.ids_low
+            first = min(ids_low, self._stored["predictions"])
+            if first < self._next["predictions"]:
+                replays["predictions"] = first
         if replays:
             self._reader.begin_rebuild()
         return replays
 
     def replay(self, batch: Batch) -> None:
         """Take records again that were committed before: rebuild, send nothing."""
-        self._reader.read(batch)
-        self._stored[batch.topic] = batch.offsets[-1] + 1
+        stored = self._stored[batch.topic]
+        self._reader.read_again(batch, stored)
+        self._stored[batch.topic] = max(stored, batch.offsets[-1] + 1)
         if self._book.pending >= REBUILD_ENTRIES:
             self._seal(lambda _: [])
             self._is_sealed = False
@@ -178,6 +191,9 @@ class PanesTask:
         outputs += self._deltas()
         self._seal(self._expired_segments)
         self._state.low = self._book.lows(self._next)
+        self._ids.forget(self._watermarks.predictions)
+        low = self._ids.low
+        self._state.ids_low = self._next.get("predictions", 0) if low is None else low
         self._state.sequence += 1
         outputs += self._progress()
         self._from = dict(self._next)
@@ -208,6 +224,7 @@ class PanesTask:
 
     def _make_reader(self) -> None:
         clocks = self._state.clocks
+        self._ids = KnownIds()
         self._watermarks = TaskWatermarks(clocks["predictions"], clocks["outcomes"], self._lookup)
         self._fold = Fold(self._lookup.references.get)
         self._join = Join(
@@ -216,6 +233,7 @@ class PanesTask:
             self._waiting,
             self._watermarks,
             notes_examples=self._writes_examples,
+            is_unlabelled=lambda name: self._ids.holds(name, self._watermarks.predictions),
         )
         intake = Intake(
             partition=self._context.partition,
@@ -225,6 +243,7 @@ class PanesTask:
             lookup=self._lookup,
             join=self._join,
             put_aside=self._put_aside,
+            ids=self._ids,
         )
         self._reader = Reader(intake)
 
@@ -283,9 +302,12 @@ class PanesTask:
         self._is_sealed = True
 
     def _examples(self) -> list[Produce]:
-        drafts = list(self._join.examples.values())
+        first, drafts = list(self._join.first_examples), list(self._join.examples.values())
+        self._join.first_examples.clear()
         self._join.examples.clear()
-        return [encode_example(draft, self._context.partition) for draft in drafts]
+        partition = self._context.partition
+        outputs = [out for part in first for out in encode_first_examples(part, partition)]
+        return outputs + [encode_example(draft, partition) for draft in drafts]
 
     def _deltas(self) -> list[Produce]:
         self._state.after_cell += self._fold.after_cell
