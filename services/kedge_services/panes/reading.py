@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -50,12 +51,25 @@ class Reader:
         else:
             self._read_mixed(batch)
 
+    def read_again(self, batch: Batch, stored: int) -> None:
+        """Read records again; of those before offset ``stored`` only the ids that are in memory."""
+        known = bisect_left(batch.offsets, stored)
+        if known:
+            self._intake.only_ids = True
+            self.read(_part(batch, 0, known))
+            self._intake.only_ids = False
+        if known < len(batch):
+            self.read(_part(batch, known, len(batch)))
+
     def _read_mixed(self, batch: Batch) -> None:
         """Take Arrow batches and what lies between them, in offset order."""
         if self._batches is None:
+            from kedge_services.panes.batch_rows import RowTaker
             from kedge_services.panes.batches import BatchReader
 
-            self._batches = BatchReader(self._intake, self._predictions.take)
+            self._batches = BatchReader(
+                self._intake, RowTaker(self._intake, self._predictions.take)
+            )
         ends = 0
         for is_arrow, group in groupby(map(is_batch, batch.headers)):
             start, ends = ends, ends + sum(1 for _ in group)
