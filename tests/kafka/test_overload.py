@@ -64,9 +64,11 @@ def test_lag_grows_while_more_comes_than_is_taken_and_nothing_is_lost(
         driver.until(lambda: loop.step(0.02))
         driver.until(lambda: loop.commit() and lag() > seen[-1] + 50)
         assert taken() < sent
+        assert metrics.value(m.LAG_SECONDS, topic="values", partition="0") > 0
         seen.append(lag())
     assert seen[-1] >= sent - taken()
     driver.until(lambda: not loop.step(0.02) and taken() == sent and lag() == 0)
+    assert metrics.value(m.LAG_SECONDS, topic="values", partition="0") == 0
     loop.close()
     assert driver.values("listed") == numbered(1, sent + 1)
 

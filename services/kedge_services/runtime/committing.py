@@ -107,9 +107,16 @@ class Committer:
         for slot, _, target, _ in work:
             slot.committed = target
             slot.task.committed()
-            for topic in target:
-                lag = consumer.lag(TopicPartition(topic, slot.partition))
-                self._metrics.set(m.LAG, lag, topic=topic, partition=str(slot.partition))
+
+    def show_lag(self, slots: Sequence[Slot], consumer: Consumer, now_ms: int) -> None:
+        """Show how far behind these running slots are, in offsets and in time."""
+        for slot in slots:
+            labels = {"partition": str(slot.partition)}
+            for topic, place in slot.places.items():
+                lag = consumer.lag(place)
+                late_ms = now_ms - slot.read_ms.get(topic, now_ms) if lag else 0
+                self._metrics.set(m.LAG, lag, topic=topic, **labels)
+                self._metrics.set(m.LAG_SECONDS, max(0, late_ms) / 1_000, topic=topic, **labels)
 
     def _transact(self, changed: Sequence[_Work], producer: Producer, consumer: Consumer) -> None:
         produce = producer.produce

@@ -270,7 +270,8 @@ class Loop:
                 self._counts.pop(partition, None)
                 self._committer.limit.forget(partition)
                 for topic in self._service.inputs:
-                    self._metrics.forget(m.LAG, topic=topic, partition=str(partition))
+                    for gauge in (m.LAG, m.LAG_SECONDS):
+                        self._metrics.forget(gauge, topic=topic, partition=str(partition))
                 if self._restorer is not None:
                     self._restorer.drop(slot)
             self._paused = {p for p in self._paused if p.partition != partition}
@@ -295,6 +296,7 @@ class Loop:
             error.add_note(f"processing {batch.topic}/{batch.partition} from offset {offset}")
             raise
         slot.next[batch.topic] = batch.offsets[-1] + 1
+        slot.read_ms[batch.topic] = batch.timestamps_ms[-1]
         self._counts[batch.partition] += len(batch)
         self._consumed[batch.topic] += len(batch)
         return len(batch)
@@ -354,6 +356,7 @@ class Loop:
         self._consumed.clear()
         self._committer.commit(running, self._counts, self._producer, self._consumer)
         self._counts.clear()
+        self._committer.show_lag(running, self._consumer, self._committed_ms)
 
     def _abort(self, error: TransactionAborted) -> None:
         _log.warning("transaction aborted", because=str(error))

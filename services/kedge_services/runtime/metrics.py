@@ -71,6 +71,12 @@ LAG = Metric(
     "Offsets between the next record and the end; one may remain for ever, a transaction marker.",
     ("topic", "partition"),
 )
+LAG_SECONDS = Metric(
+    "kedge_lag_seconds",
+    "gauge",
+    "How long ago the last record read was appended, while there is lag; else 0.",
+    ("topic", "partition"),
+)
 TASKS = Metric("kedge_tasks", "gauge", "Partitions owned: running, or restoring.", ("state",))
 OVER_LIMIT = Metric(
     "kedge_dead_letter_limit_partitions",
@@ -134,6 +140,7 @@ CATALOGUE: tuple[Metric, ...] = (
     RESTORE_SECONDS,
     RESTORED,
     LAG,
+    LAG_SECONDS,
     TASKS,
     OVER_LIMIT,
     HTTP_REQUESTS,

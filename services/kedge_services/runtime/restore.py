@@ -38,7 +38,8 @@ class Slot:
     """A partition this process owns, and its task on the way to running.
 
     ``places`` are its partitions of the inputs, ``committed`` is what the group
-    has, ``next`` what the task gets next, all by topic.
+    has, ``next`` what the task gets next, ``read_ms`` when the last record it got
+    was appended, all by topic.
     """
 
     partition: int
@@ -47,6 +48,7 @@ class Slot:
     state: Literal["asking", "restoring", "replaying", "running"] = "asking"
     committed: dict[str, Position] = field(default_factory=dict)
     next: dict[str, int] = field(default_factory=dict)
+    read_ms: dict[str, int] = field(default_factory=dict)
     restored: int = 0
     since_s: float = field(default_factory=time.monotonic)
 
