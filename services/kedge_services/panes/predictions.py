@@ -115,7 +115,7 @@ class PredictionReader:
                 group.watermarks_ms[chosen], appended_ms[chosen], [offsets[k] for k in chosen],
             )  # fmt: skip
             is_new[chosen] = ids.take(plan.model, version, grace_ms=plan.grace_ms, arrived=part)
-            return is_new
+        return is_new
 
     def _take(
         self, group: Group, is_new: NDArray[np.bool_], refused: dict[int, DeadLetter]
