@@ -39,7 +39,7 @@ def test_medians_spread_and_ratios_of_neighbours() -> None:
     limits = [run(100, 0.5), run(100, 0.5), run(100, 1)]
     result = summarise("case", "records", runs, limits)
     assert result.figures["rate_per_cpu_s"] == 50
-    assert result.spread["rate_per_cpu_s"] == (25, 100)
+    assert result.spread["rate_per_cpu_s"] == (25.0, 100.0)
     assert result.figures["rate_wall"] == 25
     # Each run is held to the limit measured just before it: 1/2, 1/4 and 1/4.
     assert result.figures["ratio_to_limit_per_cpu"] == 0.25
@@ -151,6 +151,8 @@ def test_targets_are_judged_by_their_side() -> None:
     assert most.verdict(10) == "met"
     assert most.verdict(15) == "missed: short by a factor of 1.50"
     assert least.verdict(None) == "not measured"
+    assert least.held_to == "at least 40"
+    assert Target("c", "x", 2_000_000, "w", at_least=False).held_to == "at most 2,000,000"
     result = summarise("panes-json", "records", [run(100_000, 1)])
     found = {t.figure: verdict for t, _, verdict in judged({"panes-json": result})}
     assert found == {

@@ -129,26 +129,23 @@ def _show(console: Console, benchmark: Benchmark) -> None:
     from kedge_services.local.bench.targets import judged
 
     table = Table(title="Medians, with the least and the largest", title_justify="left")
-    table.add_column("case")
-    table.add_column("unit")
+    table.add_column("case", no_wrap=True)
     for heading in _COLUMNS.values():
-        table.add_column(heading, justify="right")
-    table.add_column("more", overflow="fold")
+        table.add_column(heading, justify="right", no_wrap=True)
     for result in benchmark.results:
-        table.add_row(
-            result.name,
-            result.unit,
-            *(shown(result, figure) for figure in _COLUMNS),
-            "\n".join(
-                f"{name} {shown(result, name)}" for name in result.figures if name not in _COLUMNS
-            ),
-        )
+        cells = (shown(result, figure).replace(" (", "\n(") for figure in _COLUMNS)
+        table.add_row(f"{result.name}\n{result.unit}", *cells)
     console.print(table)
+    for result in benchmark.results:
+        more = [f"{name} {shown(result, name)}" for name in result.figures if name not in _COLUMNS]
+        if more:
+            console.print(f"{result.name}: {'; '.join(more)}", soft_wrap=True)
     results = {result.name: result for result in benchmark.results}
     for target, value, verdict in judged(results):
-        figure = "-" if value is None else f"{value:,.4g}"
-        bound = f"{'at least' if target.at_least else 'at most'} {target.bound:,g}"
-        console.print(f"{target.case}: {figure} {target.words}, {bound}: {verdict}", soft_wrap=True)
+        figure = "-" if value is None else shown(results[target.case], target.figure)
+        console.print(
+            f"{target.case}: {figure} {target.words}, {target.held_to}: {verdict}", soft_wrap=True
+        )
     for result in benchmark.results:
         for problem in result.problems:
             console.print(f"{result.name} FAILED: {problem}", style="bold red", soft_wrap=True)

@@ -114,10 +114,9 @@ def _tables(benchmark: Benchmark) -> Iterator[str]:
         yield "| target | figure | |"
         yield "|---|---|---|"
     for target, value, verdict in verdicts:
-        bound = f"{'at least' if target.at_least else 'at most'} {target.bound:,g}"
         figure = "-" if value is None else shown(results[target.case], target.figure)
         strong = verdict if verdict.startswith("met") else f"**{verdict}**"
-        yield f"| `{target.case}`: {bound} {target.words} | {figure} | {strong} |"
+        yield f"| `{target.case}`: {target.held_to} {target.words} | {figure} | {strong} |"
     yield ""
     for result in benchmark.results:
         yield from _more(result)

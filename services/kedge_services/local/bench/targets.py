@@ -21,6 +21,11 @@ class Target:
     at_least: bool = True
     aim: float | None = None
 
+    @property
+    def held_to(self) -> str:
+        """The bound in words."""
+        return f"{'at least' if self.at_least else 'at most'} {_plain(self.bound)}"
+
     def is_met(self, value: float) -> bool:
         """Say whether a value is within the bound."""
         return value >= self.bound if self.at_least else value <= self.bound
@@ -35,7 +40,7 @@ class Target:
         if self.aim is None:
             return "met"
         reached = value >= self.aim if self.at_least else value <= self.aim
-        return "met, and the aim" if reached else f"met; the aim is {self.aim:,g}"
+        return "met, and the aim" if reached else f"met; the aim is {_plain(self.aim)}"
 
 
 _CPU, _RATIO = "rate_per_cpu_s", "ratio_to_limit_per_cpu"
@@ -65,3 +70,7 @@ def judged(results: Mapping[str, CaseResult]) -> Iterator[tuple[Target, float | 
         if result is not None:
             value = result.figures.get(target.figure)
             yield target, value, target.verdict(value)
+
+
+def _plain(number: float) -> str:
+    return f"{number:,.0f}" if number >= 1_000 else f"{number:g}"
