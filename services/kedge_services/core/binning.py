@@ -181,7 +181,12 @@ class Binner:
     ) -> NDArray[np.int64] | None:
         if self._projector is None or (arrays is not None and arrays.projection is not None):
             return None if arrays is None else arrays.projection
-        named = {name: values for name, values in present.items() if isinstance(name, str)}
+        named = {
+            # A loop over a few values knows Python's floats alone.
+            name: values.tolist() if isinstance(values, np.ndarray) and rows <= FEW else values
+            for name, values in present.items()
+            if isinstance(name, str)
+        }
         return self._projector.count(named, rows=rows)
 
     def _count_arrays(self, present: Mapping[_Name, Values], rows: int) -> _Arrays | None:

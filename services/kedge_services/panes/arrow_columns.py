@@ -6,20 +6,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from kedge.base import Scalar
 from kedge.batch_schema import is_text
 from kedge.batch_values import plain
-from kedge_services.core.groups import Column, Numbers
+from kedge_services.core.columns import Coded
+from kedge_services.core.groups import Numbers
 
-__all__ = ["Codes", "codes_of", "column_of", "numbers_of", "scalars_of"]
+__all__ = ["Codes", "codes_of", "numbers_of", "scalars_of"]
 
 _Ints = NDArray[np.int64]
 _Flags = NDArray[np.bool_]
-
-_EXACT = 1 << 53
 
 
 class Codes(NamedTuple):
@@ -45,6 +43,16 @@ class Codes(NamedTuple):
         found: list[Any] = table[self.codes[rows]].tolist()
         return found
 
+    def answers(self, rows: _Ints | slice) -> Coded | None:
+        """Give the values of rows as answers, null among them; None when there is no other."""
+        codes = self.codes[rows]
+        missing = codes < 0
+        if not missing.any():
+            return Coded(codes, self.values)
+        if missing.all():
+            return None
+        return Coded(np.where(missing, len(self.values), codes), [*self.values, None])
+
 
 def codes_of(array: pa.Array) -> Codes:
     """Give a column of any scalar type by its distinct values."""
@@ -57,13 +65,6 @@ def codes_of(array: pa.Array) -> Codes:
     if indices.null_count:
         codes[indices.is_null().to_numpy(zero_copy_only=False)] = -1
     return Codes(codes, plain(array.dictionary).to_pylist())
-
-
-def column_of(array: pa.Array, rows: _Ints | slice) -> Column:
-    """Give a feature as it is counted: numbers as floats, all others as they are."""
-    if pa.types.is_floating(array.type) or (pa.types.is_integer(array.type) and _is_exact(array)):
-        return numbers_of(array, rows)
-    return scalars_of(array, rows)
 
 
 def numbers_of(array: pa.Array, rows: _Ints | slice) -> Numbers:
@@ -87,14 +88,6 @@ def scalars_of(array: pa.Array, rows: _Ints | slice = slice(None)) -> list[Any]:
     array = array[rows] if isinstance(rows, slice) else array.take(pa.array(rows))
     found: list[Any] = plain(array).to_pylist()
     return found
-
-
-def _is_exact(array: pa.Array) -> bool:
-    """Say whether all integers are floats, too: as categories they are told apart by text."""
-    if array.type.bit_width < 64:
-        return True
-    extremes = pc.min_max(array)
-    return all(abs(extreme.as_py() or 0) <= _EXACT for extreme in extremes.values())
 
 
 def _floats(array: pa.Array) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -18,15 +18,16 @@ from kedge.batch_schema import FEATURES, SCORES, SEGMENTS, Layout, is_number
 from kedge.batch_values import Texts, times_of
 from kedge.errors import DeadLetter
 from kedge_services.core.decoding import ModelColumns, OutputRow, PredictionRow
-from kedge_services.core.groups import Table
+from kedge_services.core.groups import Column, Table
 from kedge_services.core.plans import Plan
 from kedge_services.panes.arrow import flat_columns
-from kedge_services.panes.arrow_columns import Codes, codes_of, column_of, numbers_of, scalars_of
+from kedge_services.panes.arrow_columns import Codes, codes_of, numbers_of, scalars_of
 
-__all__ = ["ArrowRows"]
+__all__ = ["ArrowRows", "Rows", "chosen_of"]
 
 _Ints = NDArray[np.int64]
-_Rows = _Ints | slice
+Rows: TypeAlias = _Ints | slice
+"""Numbers of rows, or a slice of all rows with its start."""
 
 _LONGEST_NAME = 255
 _ROLES = ("champion", "shadow")
@@ -116,36 +117,46 @@ class ArrowRows:
             if row not in self.refused:
                 self.refused[row] = why(row)
 
-    def good(self) -> _Ints:
-        """Give the rows that are not refused, in order."""
+    def good(self, rows: Rows) -> Rows:
+        """Give those of these rows that are not refused, in order."""
         if not self.refused:
-            return np.arange(self.rows)
+            return rows
         keep = np.ones(self.rows, dtype=np.bool_)
         keep[list(self.refused)] = False
-        return np.flatnonzero(keep)
+        return chosen_of(rows, keep[rows])
+
+    def numbers(self, rows: Rows) -> _Ints:
+        """Give the numbers of rows, where they are wanted one by one."""
+        return np.arange(self.rows)[rows] if isinstance(rows, slice) else rows
 
     # ------------------------------------------------------------------- columns
 
-    def table(self, plan: Plan, rows: _Rows) -> Table:
-        """Give rows of one model as columns to be counted."""
-        features = {
-            name: column_of(column, rows)
-            for name in plan.features
-            if (column := self.columns.get(FEATURES + name)) is not None
+    def table(self, columns: ModelColumns, rows: Rows, *, with_ids: bool) -> Table:
+        """Give rows of one model as columns to be counted; ids are for what is learning."""
+        features: dict[str, Column] = {}
+        for name in columns.features:
+            column = self.columns.get(FEATURES + name)
+            if column is not None:
+                is_numeric = name in columns.numeric and _are_floats(column.type)
+                features[name] = (numbers_of if is_numeric else scalars_of)(column, rows)
+        latencies = self.columns.get("latency_ms")
+        common: dict[str, Any] = {
+            "rows": self.times_ms[rows].size,
+            "ids": self.names[rows].tolist() if with_ids else (),
+            "features": features,
+            "latencies": None if latencies is None else numbers_of(latencies, rows).values,
         }
-        outputs = self._outputs(rows) if self._has_scores else None
-        labels, latencies = self.labels, self.columns.get("latency_ms")
+        # A sample tells a score that is no number from none.
+        if self._has_scores or with_ids:
+            return Table(**common, outputs=self._outputs(rows))
         return Table(
-            ids=self.names[rows].tolist(),
-            features=features,
-            labels=None if labels is None else labels.scalars(rows),
+            **common,
+            labels=None if self.labels is None else self.labels.answers(rows),
             scores=self._output_numbers("output.score", rows),
             values=self._output_numbers("output.value", rows),
-            outputs=outputs,
-            latencies=None if latencies is None else numbers_of(latencies, rows).values,
         )
 
-    def _output_numbers(self, name: str, rows: _Rows) -> Any:
+    def _output_numbers(self, name: str, rows: Rows) -> Any:
         column = self.columns.get(name)
         return None if column is None else numbers_of(column, rows)
 
@@ -234,8 +245,8 @@ class ArrowRows:
             is_null[:] = True
         return _with_none(values, is_null)
 
-    def _outputs(self, rows: _Rows) -> list[OutputRow | None]:
-        places = np.arange(self.rows)[rows]
+    def _outputs(self, rows: Rows) -> list[OutputRow | None]:
+        places = self.numbers(rows)
         nothing = [None] * places.size
         labels = nothing if self.labels is None else self.labels.scalars(places)
         numbers = (self._floats(name, places) for name in ("output.score", "output.value"))
@@ -317,6 +328,13 @@ class ArrowRows:
             size = "more than 255" if value is None or len(value) > _LONGEST_NAME else "no"
             refused = DeadLetter("bad-value", f"{name} has {size} characters, it needs 1 to 255")
         self.refused.setdefault(row, refused)
+
+
+def chosen_of(rows: Rows, wanted: NDArray[np.bool_]) -> Rows:
+    """Give the rows that are wanted; all of them as they are, as a slice needs no copy."""
+    if wanted.all():
+        return rows
+    return np.flatnonzero(wanted) + rows.start if isinstance(rows, slice) else rows[wanted]
 
 
 def _is_name(value: str | None) -> bool:
