@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kedge_services.core.entries import Entry, encode_entry
-from kedge_services.core.filters import id_hashes
 from kedge_services.core.kinds import Kind, Kinds
 from kedge_services.core.packing import unpack
 from kedge_services.core.segments import SegmentInfo, Segments
@@ -219,11 +218,28 @@ class Book:
         )  # fmt: skip
         self._packed.update(zip(prediction_ids, zip(segments, values, strict=True), strict=True))
 
-    def packed(self, prediction_ids: Sequence[str]) -> list[Placed | None]:
-        """Give entries of the batch that was loaded; None for those to be looked at singly."""
+    def fetch(self, prediction_ids: Sequence[str]) -> list[Placed | None]:
+        """Load the entries of a batch at once, like :meth:`load`, and give them as they lie.
+
+        None stands for those that are not there, and for those that have changed since
+        they were last placed: they are to be looked at one by one.
+        """
+        self._entries = dict(self._changed)
+        found: list[Placed | None] = list(map(self._sealed.get, prediction_ids))
+        if self._packed:
+            found = list(map(self._packed.get, prediction_ids, found))
+        missing = [i for i, placed in enumerate(found) if placed is None] if None in found else []
         if self._changed:
-            return [None if n in self._changed else self._placed(n) for n in prediction_ids]
-        return list(map(self._placed, prediction_ids))
+            missing = [i for i in missing if prediction_ids[i] not in self._changed]
+        names = [prediction_ids[i] for i in missing]
+        hits = self.store.get([name.encode() for name in names]) if names else []
+        self._loaded = {n: hit for n, hit in zip(names, hits, strict=True) if hit is not None}
+        for i, hit in zip(missing, hits, strict=True):
+            found[i] = hit
+        if self._changed:
+            return [None if n in self._changed else p
+                    for n, p in zip(prediction_ids, found, strict=True)]  # fmt: skip
+        return found
 
     def label(
         self, prediction_ids: Sequence[str], values: Sequence[Placed], offsets: Sequence[int]
@@ -267,7 +283,9 @@ class Book:
             # What is needed no more goes with its segment, without being written first.
             self._segments.drop(gone)
             self._drops += sorted(gone)
-            self._sealed = {n: placed for n, placed in self._sealed.items() if placed[0] not in gone}
+            self._sealed = {
+                n: placed for n, placed in self._sealed.items() if placed[0] not in gone
+            }
             self._deletes = [delete for delete in self._deletes if delete[0] not in gone]
             self.kinds.keep(set().union(*(i.kinds for i in self._segments.infos.values())))
         self._entries, self._changed, self._packed, self._loaded = {}, {}, {}, {}

@@ -6,7 +6,7 @@ examples is the difference between what follows from the entry after and before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -17,7 +17,6 @@ from kedge_services.core.book import Book
 from kedge_services.core.entries import (
     MAX_LABELS,
     NOTHING,
-    UNLABELLED,
     Entry,
     Held,
     Labelled,
@@ -30,6 +29,7 @@ from kedge_services.core.entries import (
     matches,
     pairs,
 )
+from kedge_services.core.first_labels import FirstExamples
 from kedge_services.core.folding import Fold
 from kedge_services.core.waiting import Waiting, WaitingOutcome
 
@@ -88,8 +88,13 @@ class Join:
         Judge what a late record may still meet.
     examples
         By prediction id and model, those that changed since the last commit.
+    first_examples
+        Those that came since then with the first label of their only prediction; what
+        changed of them afterwards is in ``examples``.
     notes_examples
         Whether examples are wanted at all.
+    is_unlabelled
+        Says whether a prediction of this id came that has no labels; those are not here.
     rebuilding
         While records are read again nothing is folded, and outcomes without
         prediction are kept beside the entries: their prediction may follow.
@@ -100,8 +105,10 @@ class Join:
     waiting: Waiting
     watermarks: Watermarks
     examples: dict[tuple[str, str], ExampleDraft] = field(default_factory=dict)
+    first_examples: list[FirstExamples] = field(default_factory=list)
     rebuilding: bool = False
     notes_examples: bool = True
+    is_unlabelled: Callable[[str], bool] = lambda _: False
 
     def predict(self, name: str, held: Held) -> list[tuple[WaitingOutcome, LabelFate]] | None:
         """Take a prediction; give the outcomes that had waited for it.
@@ -114,8 +121,8 @@ class Join:
                 return None
             if not held.champion and champion_of(entry.predictions, held.model) is not None:
                 held.features = NOTHING
-        now = Entry((*entry.predictions, held), entry.labels)
-        if held.horizon_ms == UNLABELLED or self.rebuilding:
+        now = Entry(_in_order(entry.predictions, held), entry.labels)
+        if self.rebuilding:
             self.book.change(name, now)
             return []
         self.fold.predicted(held)
@@ -155,8 +162,7 @@ class Join:
             if self.rebuilding and not is_late and len(entry.labels) < MAX_LABELS:
                 # Its prediction may be read again only after it.
                 self.book.change(name, Entry(entry.predictions, (*entry.labels, labelled)))
-            held = entry.predictions
-            if held and is_late is None and all(p.horizon_ms == UNLABELLED for p in held):
+            if is_late is None and not entry.predictions and self.is_unlabelled(name):
                 return Verdict("unlabelled")
             return Verdict("unmatched")
         now, fate = _insert(entry, found[0], labelled)
@@ -185,10 +191,7 @@ class Join:
             return False
         reached = held.time_ms
         if not self.rebuilding:
-            is_alone = held.horizon_ms == UNLABELLED
-            watermarks = self.watermarks
-            passed = watermarks.predictions(held.model) if is_alone else self._both(held.model)
-            reached = max(reached, passed)
+            reached = max(reached, self._both(held.model))
         return any(reached <= other.until_ms for other in same)
 
     def _both(self, model: str) -> int:
@@ -219,13 +222,14 @@ class Join:
             if matches(now.predictions[0], now.labels[0]):
                 self._settle_first(name, now)
             return
-        known = len(entry.predictions)
-        added = now.predictions[-1].model if known < len(now.predictions) else None
+        news = [p for p in now.predictions if all(p is not other for other in entry.predictions)]
+        added = news[0].model if news else None
         before: list[LabelState | None] = []
         after: list[LabelState | None] = []
         touched: dict[str, None] = {}
-        for i, held in enumerate(now.predictions):
-            old = label_state(held, entry.labels) if entry.labels and i < known else None
+        for held in now.predictions:
+            is_known = entry.labels and not any(held is p for p in news)
+            old = label_state(held, entry.labels) if is_known else None
             new = label_state(held, now.labels)
             before.append(old)
             after.append(new)
@@ -303,6 +307,16 @@ class Join:
             current.time_ms,
             changes,
         )
+
+
+def _in_order(predictions: tuple[Held, ...], held: Held) -> tuple[Held, ...]:
+    """Put a prediction among the others of its id, by offset.
+
+    A batch is read model by model, so it may come after a later one of another model.
+    """
+    if not predictions or predictions[-1].offset <= held.offset:
+        return (*predictions, held)
+    return tuple(sorted((*predictions, held), key=lambda p: p.offset))
 
 
 def _insert(entry: Entry, held: Held, labelled: Labelled) -> tuple[Entry, LabelFate]:

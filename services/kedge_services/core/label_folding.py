@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kedge.base import PaneKind, Scalar, label_text
+from kedge.base import PaneKind, label_text
 from kedge.panes import Reference
 from kedge_services.core.deltas import (
     LOSS_STEPS,

@@ -21,7 +21,18 @@ from kedge_services.core.decoding import OutputRow
 from kedge_services.core.entries import NOTHING, Entry, Held, Labelled, decode_entry
 from kedge_services.core.kinds import Kinds, Shape
 
-__all__ = ["Heads", "Tail", "heads", "pack", "pack_labels", "unpack"]
+__all__ = [
+    "HEAD_BYTES",
+    "Heads",
+    "Tail",
+    "columns_of",
+    "decode_tail",
+    "heads",
+    "pack",
+    "pack_labels",
+    "plain_output",
+    "unpack",
+]
 
 #: The first byte of a packed entry; JSON begins otherwise.
 _PACKED: Final = 1
@@ -66,8 +77,8 @@ class Heads(NamedTuple):
         Which of the values they are of.
     kinds, times_ms, offsets, numbers
         Of the predictions; a number that is not there is NaN.
-    ends
-        Where head, features and tail of each end: what follows is its label.
+    tails
+        Bytes of their tails.
     """
 
     at: NDArray[np.int64]

@@ -81,8 +81,13 @@ class Segments:
     _grown: set[str] = field(default_factory=set)
 
     def place_rows(
-        self, prediction_ids: Sequence[str], kind: Kind, *,
-        kinds: Iterable[int], times_ms: NDArray[np.int64], offsets: NDArray[np.int64],
+        self,
+        prediction_ids: Sequence[str],
+        kind: Kind,
+        *,
+        kinds: Iterable[int],
+        times_ms: NDArray[np.int64],
+        offsets: NDArray[np.int64],
         hashes: NDArray[np.uint64],
     ) -> list[str]:
         """Find the segments for new predictions of one monitor, and note there what they hold.

@@ -6,7 +6,7 @@ what still waits at a commit is kept in the changelog, original bytes included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
@@ -88,6 +88,10 @@ class Waiting:
     def has(self, prediction_id: str) -> bool:
         """Say whether any waits for this prediction."""
         return prediction_id in self._by_id
+
+    def among(self, prediction_ids: Sequence[str]) -> set[str]:
+        """Give the ids for which any waits."""
+        return self._by_id.keys() & set(prediction_ids) if self._by_id else set()
 
     def take(
         self, prediction_id: str, wanted: Callable[[WaitingOutcome], bool]

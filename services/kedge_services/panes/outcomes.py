@@ -2,105 +2,240 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import compress
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kedge.base import Scalar
 from kedge.errors import DeadLetter
+from kedge_services.core.book import Placed
 from kedge_services.core.decoding import OutcomeDecoder, OutcomeRow
 from kedge_services.core.entries import Labelled
-from kedge_services.core.plans import Plan
+from kedge_services.core.first_labels import FirstLabels
 from kedge_services.core.waiting import WaitingOutcome
 from kedge_services.core.watermark import BEFORE_ALL, Clocks
+from kedge_services.panes.claims import Claim, claims
 from kedge_services.panes.intake import CONFLICT, Intake
 from kedge_services.runtime.ports import Batch
 
 __all__ = ["OutcomeReader"]
 
+_Ints = NDArray[np.int64]
 
-class _Claim(NamedTuple):
-    """A label, the model it is known to belong to, and until when it may wait."""
 
-    labelled: Labelled
-    owner: Plan | None
-    until_ms: int
+@dataclass(slots=True)
+class _Asked:
+    """The outcomes of a batch that ask for their prediction, as columns of equal length.
+
+    Attributes
+    ----------
+    at
+        int64, positions in the batch.
+    claims, which
+        Whose they are, and for each its position there.
+    times_ms
+        int64, event times.
+    clocks_ms
+        int64, of all records of the batch: the partition's clock when they were read.
+    found
+        The entries of their ids; None for what has to be looked at singly.
+    """
+
+    batch: Batch
+    at: _Ints
+    rows: list[OutcomeRow]
+    claims: list[Claim]
+    which: _Ints
+    times_ms: _Ints
+    clocks_ms: _Ints
+    found: list[Placed | None]
+
+
+@dataclass(slots=True)
+class _Advances:
+    """Event times of a model's outcomes of a batch, by position."""
+
+    at: _Ints
+    times_ms: _Ints
+    #: Of those that were taken one by one.
+    single_at: list[int] = field(default_factory=list)
+    single_ms: list[int] = field(default_factory=list)
+
+    def before(self, first_ms: int) -> _Ints:
+        """Give the largest time before each, ``first_ms`` being that before the batch."""
+        at = np.concatenate([self.at, np.array(self.single_at, dtype=np.int64)])
+        times = np.concatenate([self.times_ms, np.array(self.single_ms, dtype=np.int64)])
+        order = np.argsort(at, kind="stable")
+        largest = np.maximum.accumulate(np.concatenate([[first_ms], times[order]]))
+        before = np.empty(at.size, dtype=np.int64)
+        before[order] = largest[:-1]
+        return before[: self.at.size]
 
 
 @dataclass(slots=True)
 class OutcomeReader:
-    """Gives every outcome its fate."""
+    """Gives every outcome its fate.
+
+    Almost all are the first label of the only prediction of their id: these are taken at
+    once, the others one by one, each with the clocks as they stood before it.
+    """
 
     intake: Intake
     _decoder: OutcomeDecoder = field(default_factory=OutcomeDecoder)
 
     def read(self, batch: Batch) -> None:
         """Take a batch."""
-        rows = self._decoder.decode(batch.values)
-        claims: list[_Claim | None] = [None] * len(rows)
-        for i, row in enumerate(rows):
-            if not isinstance(row, DeadLetter):
-                claim = self._claim(row, batch.offsets[i])
-                if isinstance(claim, DeadLetter):
-                    rows[i] = claim
-                else:
-                    claims[i] = claim
-        for i, refused in self.intake.misplaced(batch, rows):
-            rows[i] = refused
-        self.intake.join.book.load([r.prediction_id for r in rows if not isinstance(r, DeadLetter)])
-        account = self.intake.account
-        clocks = account.clocks["outcomes"]
-        for i, (row, claim) in enumerate(zip(rows, claims, strict=True)):
-            clocks.tick(batch.timestamps_ms[i])
-            if isinstance(row, DeadLetter):
-                self.intake.refuse(batch, i, row)
-            elif claim is None:
-                account.count("outcomes", "unlabelled")
-            elif not (self.intake.join.rebuilding and batch.offsets[i] in self.intake.join.waiting):
-                self._label(batch, i, row.prediction_id, claim, clocks)
+        clocks = self.intake.account.clocks["outcomes"]
+        stamps = np.fromiter(batch.timestamps_ms, np.int64, len(batch))
+        clocks_ms = np.maximum.accumulate(np.concatenate([[clocks.clock_ms], stamps]))[1:]
+        since_ms = clocks.since_ms
+        asked = self._ask(batch, clocks_ms)
+        first = self._first(asked, clocks)
+        largest = {model: time.max_ms for model, time in clocks.models.items()}
+        advances = self._take_singly(asked, first, clocks)
+        self._take_first(asked, first, advances, largest)
+        clocks.tick(int(clocks_ms[-1]))
+        if not since_ms:
+            clocks.since_ms = int(next((ms for ms in clocks_ms.tolist() if ms), 0))
 
-    def _claim(self, row: OutcomeRow, offset: int) -> _Claim | DeadLetter | None:
-        """Find out whose an outcome is; None when that model has no labels."""
-        owner, time_ms = self.intake.lookup.owner(row.model), row.event_time_ms
-        if owner is None:
-            return self._claim_for_any(row, offset)
-        plan = self.intake.lookup.monitored(owner, time_ms)
-        if plan is None:
-            return DeadLetter("unknown-model", f"model {owner} has no monitor")
-        if not plan.labelled:
-            return None
-        if not plan.accepts(row.label):
-            return DeadLetter("bad-value", plan.refusal(row.label))
-        labelled = Labelled(offset, time_ms, row.label, [owner])
-        return _Claim(labelled, plan, time_ms + plan.wait_ms)
+    # ------------------------------------------------------------------ all of them
 
-    def _claim_for_any(self, row: OutcomeRow, offset: int) -> _Claim | DeadLetter | None:
-        """Claim an outcome for every model whose label it may be; its prediction will say."""
-        known = self.intake.lookup.all_at(row.event_time_ms)
-        if not known:
-            return DeadLetter("unknown-model", "no model has a monitor")
-        labelled = [plan for plan in known if plan.labelled]
-        if not labelled:
-            return None
-        accepting = [plan for plan in labelled if plan.accepts(row.label)]
-        if not accepting:
-            return DeadLetter("bad-value", f"label {row.label!r} is one of no model")
-        models = None if len(accepting) == len(labelled) else [plan.model for plan in accepting]
-        until_ms = row.event_time_ms + max(plan.wait_ms for plan in accepting)
-        return _Claim(Labelled(offset, row.event_time_ms, row.label, models), None, until_ms)
+    def _ask(self, batch: Batch, clocks_ms: _Ints) -> _Asked:
+        """Put aside what is wrong, and load the entries that the others ask for."""
+        decoded = self._decoder.decode(batch.values)
+        refused = {i: row for i, row in enumerate(decoded) if isinstance(row, DeadLetter)}
+        at = [i for i in range(len(decoded)) if i not in refused]
+        rows: list[OutcomeRow] = [decoded[i] for i in at] if refused else decoded  # type: ignore[misc,assignment]
+        found, which = claims(self.intake.lookup, rows)
+        wrong = np.array([claim.refused is not None for claim in found], dtype=np.bool_)
+        for k in np.flatnonzero(wrong[which]).tolist() if wrong.any() else ():
+            refused[at[k]] = decoded[at[k]] = found[which[k]].refused
+        refused.update(self.intake.misplaced(batch, decoded))
+        for i in sorted(refused):
+            self.intake.refuse(batch, i, refused[i])
+        join, account = self.intake.join, self.intake.account
+        asks = np.array([claim.wait_ms is not None for claim in found], dtype=np.bool_)[which]
+        if refused:
+            is_right = np.array([i not in refused for i in at], dtype=np.bool_)
+            account.count("outcomes", "unlabelled", int((is_right & ~asks).sum()))
+            asks &= is_right
+        elif not asks.all():
+            account.count("outcomes", "unlabelled", int((~asks).sum()))
+        if join.rebuilding and len(join.waiting):
+            asks &= np.array([batch.offsets[i] not in join.waiting for i in at], dtype=np.bool_)
+        if not asks.all():
+            rows, at, which = list(compress(rows, asks)), list(compress(at, asks)), which[asks]
+        ids = [row.prediction_id for row in rows]
+        placed = join.book.fetch(ids)
+        if len(set(ids)) < len(ids):
+            repeated = {name for name, times in Counter(ids).items() if times > 1}
+            placed = [None if n in repeated else p for n, p in zip(ids, placed, strict=True)]
+        times = np.fromiter((row.event_time_ms for row in rows), np.int64, len(rows))
+        return _Asked(
+            batch, np.array(at, dtype=np.int64), rows, found, which, times, clocks_ms, placed
+        )
+
+    def _first(self, asked: _Asked, clocks: Clocks) -> FirstLabels:
+        """Give those that surely are the first label of the only prediction of their id.
+
+        Their ``at`` are positions in ``asked``.
+        """
+        join = self.intake.join
+        first = FirstLabels.of(
+            asked.found, join.book.kinds,
+            at=np.arange(len(asked.rows)), label_times_ms=asked.times_ms,
+        )  # fmt: skip
+        if not len(first):
+            return first
+        models = [shape.kind.model for shape in first.shapes]
+        claimed = {tuple(c.models) if c.models is not None else None: 0 for c in asked.claims}
+        codes = {key: k for k, key in enumerate(claimed)}
+        belongs = np.array([[key is None or m in key for m in models] for key in codes])
+        of_claim = np.array(
+            [codes[None if c.models is None else tuple(c.models)] for c in asked.claims]
+        )
+        first = first.matching(belongs[of_claim[asked.which[first.at]], first.which])
+        if join.rebuilding or not len(first):
+            return first
+        # A late label meets its prediction only while that is held.
+        newest = int(asked.times_ms.max())
+        reach = first.by_kind([self._reach(model, newest, clocks) for model in models])
+        horizons = first.by_kind([shape.kind.horizon_ms for shape in first.shapes])
+        is_held = (first.label_times_ms >= reach) | (reach <= first.times_ms + horizons)
+        return first.only(is_held)
+
+    def _reach(self, model: str, newest_ms: int, clocks: Clocks) -> int:
+        """Give how far a model's watermark may come with outcomes up to a time."""
+        return max(clocks.watermark(model, 0), newest_ms) - self._grace(model)
+
+    def _grace(self, model: str) -> int:
+        plan = self.intake.lookup.newest.get(model)
+        return 0 if plan is None else plan.grace_ms
+
+    # ------------------------------------------------------------------- one by one
+
+    def _take_singly(
+        self, asked: _Asked, first: FirstLabels, clocks: Clocks
+    ) -> dict[str, _Advances]:
+        """Take all but the first labels; give how those advance the clocks of their models."""
+        advances: dict[str, _Advances] = {}
+        models = [shape.kind.model for shape in first.shapes]
+        names = list(dict.fromkeys(models))
+        of = first.by_kind([names.index(model) for model in models])
+        for k, model in enumerate(names):
+            mine = np.flatnonzero(of == k)
+            if mine.size:
+                at = asked.at[first.at[mine]]
+                advances[model] = _Advances(at, first.label_times_ms[mine])
+        running = {
+            model: (part.at.tolist(), np.maximum.accumulate(part.times_ms))
+            for model, part in advances.items()
+        }
+        is_single = np.ones(len(asked.rows), dtype=np.bool_)
+        is_single[first.at] = False
+        for k in np.flatnonzero(is_single).tolist():
+            i = int(asked.at[k])
+            for model, (at, largest) in running.items():
+                _advance(clocks, model, asked, at, largest, bisect_left(at, i))
+            clocks.tick(int(asked.clocks_ms[i]))
+            labelled, claim = self._labelled(asked, k), asked.claims[asked.which[k]]
+            for model in self._label(asked.batch, i, asked.rows[k], labelled, claim, clocks):
+                if model in advances:
+                    advances[model].single_at.append(i)
+                    advances[model].single_ms.append(labelled.time_ms)
+        for model, (at, largest) in running.items():
+            _advance(clocks, model, asked, at, largest, len(at))
+        return advances
+
+    def _labelled(self, asked: _Asked, k: int) -> Labelled:
+        row, claim = asked.rows[k], asked.claims[asked.which[k]]
+        offset = asked.batch.offsets[int(asked.at[k])]
+        return Labelled(offset, row.event_time_ms, row.label, claim.models)
 
     def _label(
-        self, batch: Batch, i: int, prediction_id: str, claim: _Claim, clocks: Clocks
-    ) -> None:
-        labelled, owner = claim.labelled, claim.owner
+        self,
+        batch: Batch,
+        i: int,
+        row: OutcomeRow,
+        labelled: Labelled,
+        claim: Claim,
+        clocks: Clocks,
+    ) -> Sequence[str]:
+        """Take an outcome; give the models whose clocks it advances."""
+        owner, join = claim.owner, self.intake.join
         is_late, watermark = None, BEFORE_ALL
         if owner is not None:
             watermark = clocks.watermark(owner.model, owner.grace_ms)
             is_late = labelled.time_ms < watermark
-        verdict = self.intake.join.label(prediction_id, labelled, is_late=is_late)
-        if owner is not None:
-            clocks.of(owner.model).advance(labelled.time_ms, clocks.clock_ms)
-        else:
-            for model in verdict.models:
-                clocks.of(model).advance(labelled.time_ms, clocks.clock_ms)
+        verdict = join.label(row.prediction_id, labelled, is_late=is_late)
+        models = verdict.models if owner is None else (owner.model,)
+        for model in models:
+            clocks.of(model).advance(labelled.time_ms, clocks.clock_ms)
         if verdict.fate == "conflicting":
             self.intake.refuse(batch, i, CONFLICT)
         elif verdict.fate != "unmatched":
@@ -108,12 +243,12 @@ class OutcomeReader:
         elif is_late:
             behind = f"{watermark - labelled.time_ms} ms behind the watermark, without prediction"
             self.intake.refuse(batch, i, DeadLetter("late", behind))
-        elif not self.intake.join.rebuilding:
-            self.intake.join.waiting.add(
+        elif not join.rebuilding:
+            join.waiting.add(
                 WaitingOutcome(
-                    prediction_id,
+                    row.prediction_id,
                     labelled,
-                    claim.until_ms,
+                    labelled.time_ms + (claim.wait_ms or 0),
                     None if owner is None else owner.model,
                     batch.timestamps_ms[i],
                     batch.keys[i],
@@ -121,3 +256,50 @@ class OutcomeReader:
                     list(batch.headers[i]),
                 )
             )
+        return models
+
+    # ------------------------------------------------------------------ many at once
+
+    def _take_first(
+        self,
+        asked: _Asked,
+        first: FirstLabels,
+        advances: dict[str, _Advances],
+        largest: dict[str, int],
+    ) -> None:
+        if not len(first):
+            return
+        join, rows = self.intake.join, asked.rows
+        at, which = asked.at[first.at], asked.which[first.at]
+        found = [placed for placed in asked.found if placed is not None]
+        if len(first) < len(rows):
+            rows = [rows[k] for k in first.at.tolist()]
+            found = [placed for k in first.at.tolist() if (placed := asked.found[k]) is not None]
+        names = [row.prediction_id for row in rows]
+        labels: list[Scalar] = [row.label for row in rows]
+        offsets = [asked.batch.offsets[i] for i in at.tolist()]
+        of_claim = [claim.models for claim in asked.claims]
+        models = [of_claim[c] for c in which.tolist()]
+        times = first.label_times_ms.tolist()
+        stored = list(zip(offsets, times, labels, models, strict=True))
+        first.store(join.book, names, found, stored)
+        self.intake.account.count("outcomes", "matched", len(first))
+        if join.rebuilding:
+            return
+        closed = np.empty(len(first), dtype=np.int64)
+        of_model = [shape.kind.model for shape in first.shapes]
+        for model, part in advances.items():
+            before = part.before(largest.get(model, BEFORE_ALL)) - self._grace(model)
+            mine = first.by_kind([m == model for m in of_model]).astype(np.bool_)
+            closed[mine] = np.minimum(before, join.watermarks.predictions(model))
+        first.fold(join.fold, found, labels, which, closed)
+        if join.notes_examples:
+            join.first_examples += first.examples(names, found, labels)
+
+
+def _advance(
+    clocks: Clocks, model: str, asked: _Asked, at: list[int], largest: _Ints, number: int
+) -> None:
+    """Take the first so many of a model's first labels into its clock."""
+    if number:
+        clocks.of(model).advance(int(largest[number - 1]), int(asked.clocks_ms[at[number - 1]]))

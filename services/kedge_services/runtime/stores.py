@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -15,6 +16,14 @@ _META = b"meta"
 _OPENED: WeakValueDictionary[Path, RocksStore] = WeakValueDictionary()
 _DEFAULT = "default"
 _MB = 1024 * 1024
+#: Of one column family; a full buffer becomes a file.
+_BUFFER_BYTES = 16 * _MB
+#: Of all stores of a process: what is not in files yet, and blocks of files with their
+#: indices and filters.
+_BUFFERS_BYTES = 128 * _MB
+_CACHE_BYTES = 128 * _MB
+#: Of the log of one store; beyond it column families that are seldom written make files, too.
+_WAL_BYTES = 256 * _MB
 
 
 class MemoryStore:
@@ -94,20 +103,23 @@ class RocksStore:
     def get(self, keys: Sequence[bytes]) -> list[tuple[str, bytes] | None]:
         """Give the segment and the value of every key, None where there is none."""
         found: list[tuple[str, bytes] | None] = [None] * len(keys)
-        missing = list(range(len(keys)))
-        # An id lies in one segment; the bloom filters make looking into the others cheap.
-        for segment, family in self._families.items():
+        # Keys that lie beside each other are read from the same block.
+        missing = sorted(range(len(keys)), key=keys.__getitem__)
+        # An id lies in one segment; the bloom filters make looking into the others cheap,
+        # and those that were asked with success are asked first.
+        for segment, family in list(self._families.items()):
             if not missing:
                 break
             values = family.get([keys[i] for i in missing])
-            if any(value is not None for value in values):
-                still = []
-                for i, value in zip(missing, values, strict=True):
-                    if value is None:
-                        still.append(i)
-                    else:
-                        found[i] = (segment, value)
-                missing = still
+            absent = values.count(None)
+            if absent == len(values):
+                continue
+            for i, value in zip(missing, values, strict=True):
+                if value is not None:
+                    found[i] = (segment, value)
+            if absent * 2 < len(values):
+                self._families = {segment: family, **self._families}
+            missing = [i for i in missing if found[i] is None] if absent else []
         return found
 
     def write(
@@ -153,15 +165,15 @@ class RocksStore:
         from rocksdict import Rdict
 
         self._path.mkdir(parents=True, exist_ok=True)
-        path, options = str(self._path), _options()
+        path, options = str(self._path), _options(*_shared())
         names = Rdict.list_cf(path, options) if (self._path / "CURRENT").exists() else []
         segments = [name for name in names if name != _DEFAULT]
-        self._db = Rdict(path, options, column_families={n: _options() for n in segments} or None)
+        self._db = Rdict(path, options, column_families=dict.fromkeys(segments, options) or None)
         for segment in segments:
             self._attach(segment)
 
     def _create(self, segment: str) -> Any:
-        self._db.create_column_family(segment, _options())
+        self._db.create_column_family(segment, _options(*_shared()))
         self._attach(segment)
         return self._handles[segment]
 
@@ -170,19 +182,35 @@ class RocksStore:
         self._handles[segment] = self._db.get_column_family_handle(segment)
 
 
-def _options() -> Any:
+@cache
+def _shared() -> tuple[Any, Any]:
+    """Give the block cache and the bound of write buffers that all stores have in common."""
+    from rocksdict import Cache, WriteBufferManager
+
+    return Cache(_CACHE_BYTES), WriteBufferManager(_BUFFERS_BYTES, allow_stall=False)
+
+
+def _options(blocks: Any, buffers: Any) -> Any:
+    """Give the options of a column family; all of a process share cache and buffers."""
     from rocksdict import BlockBasedOptions, DBCompressionType, Options
 
     options = Options(raw_mode=True)
     options.create_if_missing(True)
-    options.set_write_buffer_size(8 * _MB)
-    options.set_max_write_buffer_number(2)
-    options.set_compression_type(DBCompressionType.lz4())
-    options.set_memtable_prefix_bloom_ratio(0.1)
-    options.set_memtable_whole_key_filtering(True)
+    options.set_write_buffer_size(_BUFFER_BYTES)
+    options.set_max_write_buffer_number(3)
+    options.set_write_buffer_manager(buffers)
+    options.set_allow_concurrent_memtable_write(False)
+    # Entries are floats for the most part, which no compression makes smaller.
+    options.set_compression_type(DBCompressionType.none())
+    options.set_max_background_jobs(2)
+    options.set_max_total_wal_size(_WAL_BYTES)
     options.set_keep_log_file_num(2)
     options.set_max_open_files(256)
     table = BlockBasedOptions()
     table.set_bloom_filter(10, False)
+    table.set_block_cache(blocks)
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    table.set_format_version(5)
     options.set_block_based_table_factory(table)
     return options
