@@ -30,12 +30,6 @@ def example(i: str, label_ms: int, revision: int = 0, **more: Any) -> Example:
     )
 
 
-@given(st.permutations([("a", 5, 0), ("a", 9, 1), ("b", 5, 0), ("c", 1, 0), ("c", 2, 2)]))
-def test_the_order_of_arrival_does_not_matter(arrivals: list[tuple[str, int, int]]) -> None:
-    rows = selection.ordered(example(*arrival) for arrival in arrivals)
-    assert [(e.prediction_id, e.revision) for e in rows] == [("c", 2), ("b", 0), ("a", 1)]
-
-
 def test_the_digest_sees_order_values_and_revisions_but_no_outputs() -> None:
     rows = [example("a", 1), example("b", 2)]
     digest = selection.digest(rows)

@@ -18,7 +18,7 @@ from kedge.codec import decode, encode
 from kedge.events import RetrainBudget, RetrainCause
 from kedge.topics import CHANGELOGS, TOPICS, model_partition, request_partition
 from kedge.versions import FeatureColumn, Lineage, ModelVersion
-from kedge_services.core.selection import digest, ordered
+from kedge_services.core.selection import digest
 from kedge_services.runtime.artefacts import ArtefactStore
 from kedge_services.runtime.formats import load_predictor
 from kedge_services.runtime.loop import Loop
@@ -26,11 +26,14 @@ from kedge_services.runtime.memory import Crash, ManualClock, MemoryBroker, Step
 from kedge_services.runtime.ports import Batch, Commit, Position, TaskContext
 from kedge_services.runtime.settings import Settings
 from kedge_services.trainer import work
+from kedge_services.trainer.decoding import ExampleDecoder
+from kedge_services.trainer.examples import Examples
 from kedge_services.trainer.job import Result
 from kedge_services.trainer.jobs import Inline, Subprocess
 from kedge_services.trainer.plan import Plan, seed_of
 from kedge_services.trainer.service import trainer
 from kedge_services.trainer.task import TOPIC, TrainerTask
+from kedge_services.trainer.training import shape_of
 
 MONITOR = Monitor(
     model="m",
@@ -390,7 +393,8 @@ def test_a_request_becomes_a_candidate_whose_rows_lie_in_its_range(tmp_path: Pat
         for record in world.broker.records("examples", partition)[start:end]
         if (example := decode(Example, record.value or b"")).model == "m"
     ]
-    trained_on = ordered(lying_there)[-candidate.lineage.rows :]
+    columns = Examples.of(lying_there, model="m", version=None)
+    trained_on = columns.newest().ordered(last=candidate.lineage.rows)
     assert digest(trained_on) == candidate.lineage.data_sha256
 
 
@@ -424,25 +428,36 @@ def test_reading_goes_back_only_as_far_as_it_must(monkeypatch: pytest.MonkeyPatc
     ends = {p: (0, len(world.broker.records("examples", p))) for p in range(PARTITIONS)}
 
     def read(wanted: int, back_to: Mapping[int, int] | None = None) -> work.Found:
-        return work.read_examples(world.broker, "m", ends, wanted=wanted, back_to=back_to)
+        decoder = ExampleDecoder("m", shape_of(MONITOR).columns, None)
+        return work.read_examples(world.broker, decoder, ends, wanted=wanted, back_to=back_to)
 
     few = read(20)
     assert few.ranges == {p: (end - 50, end) for p, (_, end) in ends.items()}
-    assert len(few.examples) == 50
     # The newest rows of both partitions, and only those of the model.
-    assert {e.model for e in few.examples} == {"m"}
+    assert len(few) == 50
+    mine = {
+        event.prediction_id
+        for p in range(PARTITIONS)
+        for record in world.broker.records("examples", p)
+        if (event := decode(Example, record.value or b"")).model == "m"
+    }
+    assert few.examples is not None
+    assert mine.issuperset(few.examples.ids)
     more = read(60)
     assert more.ranges == {p: (end - 150, end) for p, (_, end) in ends.items()}
-    assert len(read(100_000).examples) == 1_200
+    assert len(read(100_000)) == 1_200
     assert read(100_000).ranges == ends
     # A parent that learns on needs what it has not seen, too; within reason.
     assert read(60, {0: ends[0][1] - 200}).ranges[0][0] <= ends[0][1] - 200
     assert read(60, {0: 0, 1: 0}).ranges[0][0] > 0
-    places = read(100_000).places
-    at = places["p7"]
-    partition = request_partition("p7", PARTITIONS)
-    assert world.broker.records("examples", at.partition)[at.offset].offset == at.offset
-    assert at.partition == partition
+    found = read(100_000).examples
+    assert found is not None
+    assert found.places is not None
+    at = found.ids.index("p7")
+    partition, offset = int(found.places.partitions[at]), int(found.places.offsets[at])
+    assert partition == request_partition("p7", PARTITIONS)
+    [record] = [r for r in world.broker.records("examples", partition) if r.offset == offset]
+    assert decode(Example, record.value or b"").prediction_id == "p7"
 
 
 def test_learning_on_begins_where_the_parent_stopped(tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
 from kedge.base import Scalar, label_text
-from kedge.events import Example, Output
 
 __all__ = [
     "HOLD_OUT",
@@ -27,7 +27,9 @@ __all__ = [
     "MARGIN",
     "MINIMUM",
     "SURE",
+    "Answer",
     "Choice",
+    "Seen",
     "Window",
     "answer",
     "choose",
@@ -38,7 +40,6 @@ __all__ = [
     "losses",
     "metrics",
     "naive",
-    "ordered",
     "target",
     "windows",
 ]
@@ -54,6 +55,54 @@ MARGIN = 0.02
 SURE = 1.6449
 #: Rows below which nothing is trained.
 MINIMUM = 100
+
+
+class Answer(Protocol):
+    """What a version answered, as :class:`kedge.events.Output`."""
+
+    @property
+    def label(self) -> Scalar | None:
+        """The class."""
+
+    @property
+    def score(self) -> float | None:
+        """Of the positive class of two."""
+
+    @property
+    def scores(self) -> Mapping[str, float] | None:
+        """By class."""
+
+    @property
+    def value(self) -> float | None:
+        """For regression."""
+
+
+class Seen(Protocol):
+    """What a training sees of an example, as :class:`kedge.events.Example`."""
+
+    @property
+    def prediction_id(self) -> str:
+        """Of what was answered."""
+
+    @property
+    def revision(self) -> int:
+        """The highest one."""
+
+    @property
+    def event_time_ms(self) -> int:
+        """Of the prediction."""
+
+    @property
+    def label_time_ms(self) -> int:
+        """Of the label."""
+
+    @property
+    def label(self) -> Scalar:
+        """What was true."""
+
+    @property
+    def features(self) -> Mapping[str, Scalar | None]:
+        """What the answer was given to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +137,7 @@ class Choice:
     losses: tuple[float, ...] = ()
 
 
-def ordered(examples: Iterable[Example]) -> list[Example]:
-    """Give each example once, at its highest revision, by (label time, prediction id)."""
-    newest: dict[str, Example] = {}
-    for example in examples:
-        known = newest.get(example.prediction_id)
-        if known is None or known.revision <= example.revision:
-            newest[example.prediction_id] = example
-    return sorted(newest.values(), key=lambda e: (e.label_time_ms, e.prediction_id))
-
-
-def digest(examples: Iterable[Example]) -> str:
+def digest(examples: Iterable[Seen]) -> str:
     """Give the sha256 of what a training sees of its rows, in their order."""
     result = hashlib.sha256()
     for e in examples:
@@ -149,7 +188,7 @@ def target(label: Scalar, classes: Sequence[Scalar]) -> float | None:
     return float(label)
 
 
-def answer(output: Output | None, classes: Sequence[Scalar]) -> float | None:
+def answer(output: Answer | None, classes: Sequence[Scalar]) -> float | None:
     """Give the class an output says, as index, or its number; None: it says nothing."""
     if output is None:
         return None

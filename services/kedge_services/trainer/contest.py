@@ -7,13 +7,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
+from kedge.base import label_text
 from kedge.errors import Misconfigured, UnsafeArtefact
 from kedge.events import Example, Output, RetrainRequest
 from kedge.versions import ModelVersion
 from kedge_services.core import selection
-from kedge_services.core.selection import Choice, Window
+from kedge_services.core.selection import Answer, Choice, Window
 from kedge_services.runtime.formats import Predictor, Row, load_predictor
 from kedge_services.runtime.formats.river_json import kind_of
+from kedge_services.trainer.examples import Examples
 from kedge_services.trainer.families import Family, Fitted, Shape, Table, family, learns_on
 
 __all__ = ["Contest", "Trial"]
@@ -55,7 +59,7 @@ class Contest:
     parent_data: bytes | None
     seed: int
     fresh: Collection[str] | None
-    examples: Sequence[Example]
+    examples: Examples | Sequence[Example]
     allow: Collection[str] = ()
     #: Accuracy or absolute error of every training that was scored, by its name.
     considered: dict[str, float] = field(default_factory=dict)
@@ -63,22 +67,32 @@ class Contest:
     # ---------------------------------------------------------------- the rows
 
     @cached_property
-    def rows(self) -> list[Example]:
+    def rows(self) -> Examples:
         """Give the usable rows of the model, in the order of training."""
-        model, classes = self.request.model, self.shape.classes
-        rows = [
-            example
-            for example in selection.ordered(e for e in self.examples if e.model == model)
-            if selection.target(example.label, classes) is not None
-        ]
-        return [row for row in rows if self.is_fresh(row)] if self.is_continued else rows
+        given = self.examples
+        if not isinstance(given, Examples):
+            version = self.request.base_version
+            given = Examples.of(given, model=self.request.model, version=version)
+        rows = given.newest().ordered()
+        known = [target is not None for target in self._targets(rows)]
+        rows = rows if all(known) else rows.take(np.flatnonzero(known))
+        if self.is_continued:
+            rows = rows.take(np.flatnonzero(self._fresh(rows)))
+        return rows
 
     @cached_property
     def table(self) -> Table:
         """Give the rows as a table."""
-        classes = self.shape.classes
-        targets = [must(selection.target(example.label, classes)) for example in self.rows]
-        return Table([example.features for example in self.rows], targets)
+        return Table(self.rows.features, list(map(must, self._targets(self.rows))))
+
+    def _targets(self, rows: Examples) -> list[float | None]:
+        labels, classes = rows.labels.values(), self.shape.classes
+        if not classes:
+            return [selection.target(label, classes) for label in labels]
+        # There are few labels; 1, 1.0 and true are told apart by their texts only.
+        known = {label_text(label): label for label in labels}
+        targets = {text: selection.target(label, classes) for text, label in known.items()}
+        return [targets[label_text(label)] for label in labels]
 
     @property
     def before(self) -> int:
@@ -90,12 +104,19 @@ class Contest:
         """Whether nothing but learning on from the parent is asked for."""
         return self.request.mode == "incremental" and self.start is not None
 
-    def is_fresh(self, example: Example) -> bool:
-        """Say whether the parent has not learnt from this example."""
+    @cached_property
+    def fresh_rows(self) -> list[bool]:
+        """Say of each row whether the parent has not learnt from it."""
+        return self._fresh(self.rows)
+
+    def _fresh(self, rows: Examples) -> list[bool]:
         if self.fresh is not None:
-            return example.prediction_id in self.fresh
+            return [name in self.fresh for name in rows.ids]
         last_ms = self.parent.lineage.last_label_time_ms if self.parent else None
-        return last_ms is None or example.label_time_ms > last_ms
+        if last_ms is None:
+            return [True] * len(rows)
+        newer: list[bool] = (rows.label_times_ms > last_ms).tolist()
+        return newer
 
     # ------------------------------------------------------------- the families
 
@@ -141,12 +162,12 @@ class Contest:
         version = self.request.base_version
         if version is None:
             return held, None
-        outputs: dict[int, Output | None] = {i: self.rows[i].outputs.get(version) for i in held}
+        outputs: dict[int, Answer | None] = {i: self.rows.outputs[i] for i in held}
         classes = self.shape.classes
         silent = [i for i in held if selection.answer(outputs[i], classes) is None]
         predictor = self._parent_predictor() if silent else None
         if predictor is not None:
-            outputs.update((i, _answer(predictor, self.rows[i].features)) for i in silent)
+            outputs.update((i, _answer(predictor, self.rows.features[i])) for i in silent)
         found = {i: selection.answer(outputs[i], classes) for i in held}
         known = [i for i in held if found[i] is not None]
         if 2 * len(known) < len(held):
@@ -166,12 +187,12 @@ class Contest:
         trials: list[Trial] = []
         earlier = self.table.part(0, self.before)
         if self.request.mode != "incremental":
-            times = [example.event_time_ms for example in self.rows[: self.before]]
+            times = self.rows.event_times_ms[: self.before].tolist()
             for window in selection.windows(times, self.request.since_ms):
                 part = earlier.take(window.of(times))
                 trials += self._try(self.chosen, window.name, part, scored, window=window)
         if self.request.mode != "batch":
-            fresh = [self.start is None or self.is_fresh(example) for example in self.rows]
+            fresh = self.fresh_rows if self.start is not None else [True] * len(self.rows)
             # Rows the parent has learnt from would flatter whoever goes on from it.
             if all(fresh[self.before :]):
                 part = earlier.take([i for i in range(self.before) if fresh[i]])

@@ -22,7 +22,7 @@ from itertools import pairwise
 from typing import Literal
 
 from kedge.base import Scalar, label_text
-from kedge.events import Example, Output, RetrainRequest
+from kedge.events import Output, RetrainRequest
 from kedge.panes import Calibrator, Reference
 from kedge_services.core import selection
 from kedge_services.core.binning import output_label, output_score
@@ -30,6 +30,7 @@ from kedge_services.core.calibration import fit_calibrator
 from kedge_services.core.references import build_reference
 from kedge_services.core.strata import RowTimes
 from kedge_services.runtime.formats.columns import is_text
+from kedge_services.trainer.examples import Examples
 from kedge_services.trainer.families import Family, Shape, Table
 
 __all__ = ["MOST", "Held", "make_reference"]
@@ -71,14 +72,14 @@ class Held:
             except ValueError:
                 continue  # without this block one class is left, nothing can be learnt
             taken += indices[start:end]
-            outputs += fitted.predictor.predict(table.rows[start:end])
+            outputs += fitted.predictor.predict(list(table.rows[start:end]))
         return cls(taken, outputs)
 
 
 def make_reference(
     *,
     request: RetrainRequest,
-    rows: Sequence[Example],
+    rows: Examples,
     taken: Sequence[int],
     held: Held,
     shape: Shape,
@@ -105,7 +106,8 @@ def make_reference(
     features = _by_time(rows, wanted)
     answered = _by_time(rows, range(len(held.indices)), held.indices)
     outputs = [held.outputs[k] for k in answered]
-    labelled = [rows[held.indices[k]] for k in answered]
+    told = rows.take([held.indices[k] for k in answered])
+    labels, shown = told.labels.values(), rows.take(features)
     kinds: dict[str, Literal["numeric", "categorical"]] = {
         column.name: "categorical" if is_text(column) else "numeric" for column in shape.columns
     }
@@ -114,26 +116,26 @@ def make_reference(
     counted = [output.model_dump(exclude_none=True) for output in outputs]
     predictions = list(map(output_label, counted))
     scores = list(map(output_score, counted))
-    losses = [_loss(o, e, shape.classes) for o, e in zip(outputs, labelled, strict=True)]
+    losses = [_loss(o, label, shape.classes) for o, label in zip(outputs, labels, strict=True)]
     return build_reference(
         model=request.model,
         version=request.request_id,
-        columns={name: [rows[i].features.get(name) for i in features] for name in kinds},
+        columns={name: shown.features.column(name) for name in kinds},
         kinds=kinds,
         predictions=predictions,
         scores=None if is_regression else scores,
-        labels=[example.label for example in labelled],
+        labels=labels,
         losses=losses or None,
-        calibrator=_calibrator(outputs, labelled, shape.classes),
+        calibrator=_calibrator(outputs, labels, shape.classes),
         origin="held-out",
-        lineage={"request_id": request.request_id, "held_out_rows": len(labelled)},
+        lineage={"request_id": request.request_id, "held_out_rows": len(labels)},
         regression=is_regression,
         times=None
         if timezone is None
         else RowTimes(
             timezone,
-            [rows[i].event_time_ms for i in features],
-            [example.event_time_ms for example in labelled],
+            shown.event_times_ms.tolist(),
+            told.event_times_ms.tolist(),
         ),
     )
 
@@ -149,35 +151,36 @@ def _feature_rows(
 
 
 def _by_time(
-    rows: Sequence[Example], keys: Sequence[int], indices: Sequence[int] | None = None
+    rows: Examples, keys: Sequence[int], indices: Sequence[int] | None = None
 ) -> list[int]:
     """Give the keys in the order of their rows' event times."""
+    times_ms = rows.event_times_ms.tolist()
 
     def time_of(key: int) -> tuple[int, str]:
-        row = rows[key if indices is None else indices[key]]
-        return row.event_time_ms, row.prediction_id
+        place = key if indices is None else indices[key]
+        return times_ms[place], rows.ids[place]
 
     return sorted(keys, key=time_of)
 
 
-def _loss(output: Output, example: Example, classes: Sequence[Scalar]) -> float:
+def _loss(output: Output, label: Scalar, classes: Sequence[Scalar]) -> float:
     said = selection.answer(output, classes)
-    true = selection.target(example.label, classes)
+    true = selection.target(label, classes)
     if said is None or true is None:
         raise ValueError("a row of the reference has no answer or no label")
     return abs(said - true) if not classes else float(said != true)
 
 
 def _calibrator(
-    outputs: Sequence[Output], labelled: Sequence[Example], classes: Sequence[Scalar]
+    outputs: Sequence[Output], labels: Sequence[Scalar], classes: Sequence[Scalar]
 ) -> Calibrator | None:
     """Fit the calibrator on what live rows' scores are compared with; None for regression."""
     if not classes:
         return None
     scores: list[float | None] = []
     rights: list[bool | None] = []
-    for output, example in zip(outputs, labelled, strict=True):
-        said, true = selection.answer(output, classes), selection.target(example.label, classes)
+    for output, label in zip(outputs, labels, strict=True):
+        said, true = selection.answer(output, classes), selection.target(label, classes)
         score, all_scores = output.score, output.scores or {}
         if len(classes) == 2:
             scores.append(all_scores.get(label_text(classes[1])) if score is None else score)

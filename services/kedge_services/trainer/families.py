@@ -6,9 +6,13 @@ A new family is one file with a class that follows :class:`Family`, one line in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kedge.base import Scalar
 from kedge.errors import UsageError
@@ -17,6 +21,8 @@ from kedge.trainers import Task, is_own_trainer, trainer_mistake
 from kedge.versions import FeatureColumn
 from kedge_services.runtime.artefacts import Format
 from kedge_services.runtime.formats import Predictor, Row
+from kedge_services.runtime.formats.columns import is_text, known_numbers, texts
+from kedge_services.trainer.feature_rows import FeatureRows
 
 __all__ = ["Family", "Fitted", "Shape", "Table", "family", "learns_on"]
 
@@ -43,11 +49,22 @@ class Shape:
 class Table:
     """Labelled rows in the order of training.
 
-    ``targets`` are indices into the shape's classes, or numbers for regression.
+    ``rows`` become columns, if they are not; ``targets`` are indices into the
+    shape's classes, or numbers for regression.
     """
 
     rows: Sequence[Row]
     targets: Sequence[float]
+
+    def __post_init__(self) -> None:
+        """Make columns of rows that are dictionaries."""
+        if not isinstance(self.rows, FeatureRows):
+            object.__setattr__(self, "rows", FeatureRows.of(self.rows))
+
+    @property
+    def columns(self) -> FeatureRows:
+        """Give the rows as the columns they are."""
+        return cast("FeatureRows", self.rows)
 
     def __len__(self) -> int:
         """Give the number of rows."""
@@ -59,13 +76,30 @@ class Table:
 
     def take(self, indices: Sequence[int]) -> Table:
         """Give these rows."""
-        return Table([self.rows[i] for i in indices], [self.targets[i] for i in indices])
+        return Table(self.columns.take(indices), [self.targets[i] for i in indices])
 
     def without(self, start: int, end: int) -> Table:
         """Give all rows but ``[start, end)``."""
-        return Table(
-            [*self.rows[:start], *self.rows[end:]], [*self.targets[:start], *self.targets[end:]]
+        return self.take([*range(start), *range(end, len(self))])
+
+    def matrix(
+        self,
+        columns: Sequence[FeatureColumn],
+        *,
+        read: Callable[[Sequence[Scalar | None]], NDArray[np.float64]] = known_numbers,
+    ) -> NDArray[Any]:
+        """Give an array, shape (n, columns), like :func:`matrix` of the rows one by one."""
+        result: NDArray[Any] = np.empty(
+            (len(self), len(columns)),
+            dtype=object if any(map(is_text, columns)) else np.float64,
         )
+        for index, column in enumerate(columns):
+            if is_text(column):
+                values = texts(self.columns.column(column.name))
+                result[:, index] = [math.nan if text is None else text for text in values]
+            else:
+                result[:, index] = read(self.columns.floats(column.name).tolist())
+        return result
 
 
 @dataclass(frozen=True, slots=True)

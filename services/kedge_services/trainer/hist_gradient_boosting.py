@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kedge_services.runtime.formats.columns import is_text, matrix, numbers, texts_first
+from kedge_services.runtime.formats.columns import is_text, numbers, texts_first
 from kedge_services.runtime.formats.skops_files import dump, one_thread
 from kedge_services.runtime.formats.skops_trees import TreesPredictor
 from kedge_services.trainer.families import Fitted, Shape, Table
@@ -45,7 +45,7 @@ class HistGradientBoosting:
         pipeline = _pipeline(shape, seed)
         target = np.asarray(table.targets, dtype=np.int64 if shape.classes else np.float64)
         with one_thread().limit(limits=1):
-            pipeline.fit(matrix(table.rows, texts_first(shape.columns), read=numbers), target)
+            pipeline.fit(table.matrix(texts_first(shape.columns), read=numbers), target)
         predictor = TreesPredictor(pipeline, shape.columns, shape.classes)
         return Fitted(predictor, lambda: dump(pipeline), "skops")
 

@@ -131,7 +131,7 @@ def _data(table: Table, shape: Shape) -> Data:
     labels: list[Scalar] = [
         shape.classes[int(target)] if shape.classes else target for target in table.targets
     ]
-    return Data(table.rows, labels, shape.columns, shape.classes)
+    return Data(list(table.rows), labels, shape.columns, shape.classes)
 
 
 def _imported(name: str, module: str, function: str) -> Callable[[Data, int], object]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from kedge.errors import UnsafeArtefact
-from kedge_services.runtime.formats.columns import is_text, matrix, texts_first
+from kedge_services.runtime.formats.columns import is_text, texts_first
 from kedge_services.runtime.formats.skops_files import dump
 from kedge_services.runtime.formats.skops_linear import SklearnLinearPredictor
 from kedge_services.trainer.families import Fitted, Shape, Table
@@ -49,7 +49,7 @@ class SklearnLinear:
             raise ValueError(f"{self.name} cannot go on from an earlier model")
         if shape.classes and len(set(table.targets)) < 2:
             raise ValueError(f"all {len(table)} rows have the same label")
-        values = matrix(table.rows, texts_first(shape.columns))
+        values = table.matrix(texts_first(shape.columns))
         pipeline = _pipeline(values, sum(map(is_text, shape.columns)), shape)
         target = np.asarray(table.targets, dtype=np.int64 if shape.classes else np.float64)
         with threadpool_limits(limits=1), warnings.catch_warnings():

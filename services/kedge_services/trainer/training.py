@@ -20,6 +20,7 @@ from kedge_services.core import selection
 from kedge_services.core.selection import Choice, Window
 from kedge_services.trainer.contest import Contest, Trial
 from kedge_services.trainer.evidence import MOST, Held, make_reference
+from kedge_services.trainer.examples import Examples
 from kedge_services.trainer.families import Fitted, Shape
 
 __all__ = ["Trained", "shape_of", "train"]
@@ -40,7 +41,7 @@ class Trained:
 
 def train(
     request: RetrainRequest,
-    examples: Sequence[Example],
+    examples: Examples | Sequence[Example],
     *,
     monitor: Monitor,
     parent: ModelVersion | None,
@@ -60,7 +61,8 @@ def train(
     Parameters
     ----------
     examples
-        In any order and revision; those of other models are ignored.
+        In any order and revision; those of other models are ignored.  As columns
+        they are this model's alone, with the outputs of the version that is served.
     parent, parent_data
         The version that serves and its artefact, if it has one.
     seed
@@ -199,7 +201,7 @@ class _Run:
         else:
             is_all = trial.window == Window(contest.before)
             window = Window(len(contest.rows)) if is_all else trial.window
-            taken = window.of([example.event_time_ms for example in contest.rows])
+            taken = window.of(contest.rows.event_times_ms.tolist())
             part = contest.table.take(taken)
             fitted = trial.family.fit(part, shape, seed=contest.seed)
             held = Held.of(trial.family, part, taken, shape, seed=contest.seed)
@@ -225,7 +227,7 @@ class _Run:
             feature_schema=list(shape.columns),
             classes=list(shape.classes),
             reference=reference,
-            lineage=self._lineage(trial, [contest.rows[i] for i in taken]),
+            lineage=self._lineage(trial, contest.rows.take(taken)),
         )
         return Trained(candidate, data)
 
@@ -233,9 +235,7 @@ class _Run:
         """Let an incremental winner learn the held-out rows, too."""
         contest = self.contest
         end, before = len(contest.rows), contest.before
-        taken = [
-            i for i in range(before) if trial.start is None or contest.is_fresh(contest.rows[i])
-        ]
+        taken = [i for i in range(before) if trial.start is None or contest.fresh_rows[i]]
         taken += range(before, end)
         rest = contest.table.part(before, end)
         fitted = trial.family.fit(rest, contest.shape, seed=contest.seed, start=trial.fitted.dump())
@@ -244,7 +244,7 @@ class _Run:
         outputs = [*trial.fitted.outputs, *fitted.outputs]
         return fitted, taken, Held(taken[skip:], outputs[skip:])
 
-    def _lineage(self, trial: Trial, rows: Sequence[Example]) -> Lineage:
+    def _lineage(self, trial: Trial, rows: Examples) -> Lineage:
         parameters: dict[str, Any] = {
             **trial.family.parameters(self.contest.shape),
             "window": trial.choice.name.partition(", ")[2],
@@ -256,8 +256,8 @@ class _Run:
             examples=self.ranges,
             rows=len(rows),
             data_sha256=selection.digest(rows),
-            first_label_time_ms=rows[0].label_time_ms,
-            last_label_time_ms=rows[-1].label_time_ms,
+            first_label_time_ms=int(rows.label_times_ms[0]),
+            last_label_time_ms=int(rows.label_times_ms[-1]),
             parameters=parameters,
             seed=self.contest.seed,
             libraries={"python": platform.python_version(), **versions},

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
-import msgspec
-import structlog
-
-from kedge.codec import decode
-from kedge.errors import BrokerUnavailable, DeadLetter, UsageError
-from kedge.events import Example
+from kedge.errors import BrokerUnavailable, UsageError
 from kedge.versions import Candidate, ModelVersion
-from kedge_services.core.selection import ordered
 from kedge_services.runtime.artefacts import ArtefactStore
 from kedge_services.runtime.ports import Backend, TopicPartition
 from kedge_services.runtime.reading import RangeReader
+from kedge_services.trainer.decoding import ExampleDecoder
+from kedge_services.trainer.examples import Examples
 from kedge_services.trainer.plan import Plan
-from kedge_services.trainer.training import train
+from kedge_services.trainer.training import shape_of, train
 
 __all__ = ["ROWS", "STEP", "Found", "carry_out", "farthest", "read_examples"]
 
@@ -28,34 +23,26 @@ ROWS = 50_000
 STEP = 10_000
 #: Polls without a record after which the broker is taken to be gone.
 _PATIENCE = 300
-
-_log = structlog.get_logger(__name__)
-
-
-class _Peek(msgspec.Struct):
-    """What tells an example of the model from the others, at a tenth of the cost."""
-
-    model: str = ""
-
-
-_peek = msgspec.json.Decoder(_Peek).decode
-
-
-class _Place(NamedTuple):
-    partition: int
-    offset: int
+#: Records decoded together.
+_BATCH = 5_000
 
 
 @dataclass
 class Found:
-    """Examples of a model and the offsets ``[from, to)`` that were read to find them.
-
-    ``places`` has, by prediction id, the offset of its highest revision.
-    """
+    """Examples of a model, each once, and the offsets ``[from, to)`` read to find them."""
 
     ranges: dict[int, tuple[int, int]]
-    examples: list[Example] = field(default_factory=list)
-    places: dict[str, _Place] = field(default_factory=dict)
+    examples: Examples | None = None
+
+    def __len__(self) -> int:
+        """Give the number of examples."""
+        return 0 if self.examples is None else len(self.examples)
+
+    def take(self, parts: Sequence[Examples]) -> None:
+        """Add what was read before what there is in its partition."""
+        known = [] if self.examples is None else [self.examples]
+        if parts:
+            self.examples = Examples.joined([*known, *parts]).newest()
 
 
 def carry_out(
@@ -75,14 +62,17 @@ def carry_out(
         raise UsageError(f"no monitor declares a model {plan.request.model!r}")
     parent = plan.parent
     learnt = _learnt(parent)
-    found = read_examples(backend, plan.request.model, plan.ranges, wanted=ROWS, back_to=learnt)
+    request = plan.request
+    decoder = ExampleDecoder(request.model, shape_of(plan.monitor).columns, request.base_version)
+    found = read_examples(backend, decoder, plan.ranges, wanted=ROWS, back_to=learnt)
+    examples = None if found.examples is None else found.examples.ordered(last=ROWS)
     fresh = None
-    if learnt:
-        fresh = {i for i, at in found.places.items() if at.offset >= learnt.get(at.partition, 0)}
+    if learnt and examples is not None:
+        fresh = _fresh(examples, learnt)
     data = None if parent is None or parent.artefact is None else store.get(parent.artefact)
     trained = train(
-        plan.request,
-        ordered(found.examples)[-ROWS:],
+        request,
+        () if examples is None else examples,
         monitor=plan.monitor,
         parent=parent,
         parent_data=data,
@@ -108,7 +98,7 @@ def _learnt(parent: ModelVersion | None) -> dict[int, int]:
 
 def read_examples(
     backend: Backend,
-    model: str,
+    decoder: ExampleDecoder,
     ranges: Mapping[int, tuple[int, int]],
     *,
     wanted: int,
@@ -137,10 +127,10 @@ def read_examples(
             start > max(ranges[p][0], (back_to or {}).get(p, start))
             for p, (start, _) in found.ranges.items()
         )
-        has = len(found.places)
+        has = len(found)
         if not chunk or (has >= wanted and not behind) or has >= 4 * wanted:
             return found
-        _read(backend, model, chunk, found)
+        found.take(_read(backend, decoder, chunk))
         for partition, (start, _) in chunk.items():
             found.ranges[partition] = (start, found.ranges[partition][1])
         step *= 2
@@ -159,35 +149,40 @@ def farthest(partitions: int) -> int:
     return total
 
 
-def _read(backend: Backend, model: str, chunk: Mapping[int, tuple[int, int]], found: Found) -> None:
-    reader = RangeReader(backend)
+def _fresh(examples: Examples, learnt: Mapping[int, int]) -> set[str]:
+    """Give the ids of the examples that lie behind what a parent has learnt from."""
+    if examples.places is None:
+        return set(examples.ids)
+    where = zip(*(column.tolist() for column in examples.places), strict=True)
+    return {
+        name
+        for name, (partition, offset) in zip(examples.ids, where, strict=True)
+        if offset >= learnt.get(partition, 0)
+    }
+
+
+def _read(
+    backend: Backend, decoder: ExampleDecoder, chunk: Mapping[int, tuple[int, int]]
+) -> list[Examples]:
+    reader, found = RangeReader(backend), []
     partitions = [TopicPartition("examples", p) for p in chunk]
     for partition in partitions:
         reader.add(partition, *chunk[partition.partition])
     idle = 0
     try:
         while not all(map(reader.is_done, partitions)):
-            batches = reader.poll(5_000, 0.1)
+            batches = reader.poll(_BATCH, 0.1)
             idle = 0 if batches else idle + 1
             if idle > _PATIENCE:
                 raise BrokerUnavailable("the examples could not be read to the planned end")
             for batch in batches:
-                for offset, value in zip(batch.offsets, batch.values, strict=True):
-                    _take(model, _Place(batch.partition, offset), value, found)
+                # A broker in memory gives all it has at once.
+                for start in range(0, len(batch), _BATCH):
+                    piece = slice(start, start + _BATCH)
+                    examples = decoder.read(
+                        batch.partition, batch.offsets[piece], batch.values[piece]
+                    )
+                    found += [] if examples is None else [examples]
     finally:
         reader.close()
-
-
-def _take(model: str, place: _Place, value: bytes | None, found: Found) -> None:
-    try:
-        if value is None or _peek(value).model != model:
-            return
-        example = decode(Example, value)
-    except (DeadLetter, msgspec.DecodeError) as error:
-        _log.warning("an example was skipped", offset=place.offset, because=str(error))
-        return
-    found.examples.append(example)
-    known = found.places.get(example.prediction_id)
-    # Its revisions lie in one partition, in order.
-    if known is None or known.offset < place.offset:
-        found.places[example.prediction_id] = place
+    return found

@@ -207,12 +207,14 @@ def _shuffled(rows: Iterable[FileRow], total: int, seed: int, directory: Path) -
     order = array("q", range(total))
     random.Random(seed).shuffle(order)  # noqa: S311 -- a shuffle that can be repeated
     times, shelf = array("q"), Shelf(directory)
-    for row in rows:
-        times.append(row.time_ms)
-        shelf.append(_plain(row))
-    for place, number in enumerate(order):
-        yield FileRow._make(shelf[number])._replace(time_ms=times[place])
-    shelf.close()
+    try:
+        for row in rows:
+            times.append(row.time_ms)
+            shelf.append(_plain(row))
+        for place, number in enumerate(order):
+            yield FileRow._make(shelf[number])._replace(time_ms=times[place])
+    finally:
+        shelf.close()
 
 
 def _in_order(

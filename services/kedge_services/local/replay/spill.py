@@ -17,7 +17,7 @@ from typing import IO, Any
 __all__ = ["MOST_BYTES", "Shelf", "Sorter"]
 
 #: What is held in memory before it goes to disk.
-MOST_BYTES = 32 << 20
+MOST_BYTES = 16 << 20
 #: About what a key and its tuple take beside the value.
 _KEY_BYTES = 200
 

@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["MOST_PANES", "Thinned"]
 
 #: Ends of windows of a kind from which on some are left out; half as many are always drawn.
-MOST_PANES = 1_000
+MOST_PANES = 400
 
 Window = dict[str, Any]
 
