@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from kedge.batch_layout import CONTENT_TYPE, CONTENT_TYPE_HEADER
+from kedge.batches import pieces, table_of
 from kedge.errors import Retry, UsageError
 from kedge.topics import TOPICS, model_partition, request_partition
 from kedge_services.local.letter_box import LetterBox, SendingBack
@@ -101,6 +103,20 @@ def test_a_record_sent_back_carries_its_headers_and_from_where_it_came() -> None
     assert list(sent.headers) == [
         ("content-type", b"x"), ("kedge-resent-from", b"dead-letters/1/9"),
     ]  # fmt: skip
+
+
+def test_a_batch_goes_back_to_where_its_first_row_belongs() -> None:
+    rows = {"prediction_id": [f"{R1}#4", f"{R1}#5"], "event_time_ms": [1, 2]}
+    table = table_of(rows, {"model": "fraud", "version": "1"}, now_ms=0)
+    [piece] = pieces(table, partitions=1)
+    headers = [(CONTENT_TYPE_HEADER, CONTENT_TYPE)]
+    letter = letter_of(piece.value, "bad-key", key=b"x", headers=headers)
+    assert letter.model == "fraud"
+    sent = back(letter, lambda _: 2)
+    assert (sent.key, sent.partition, sent.value) == (R1.encode(), 1, piece.value)
+    assert (CONTENT_TYPE_HEADER, CONTENT_TYPE) in sent.headers
+    broken = letter_of(piece.value[:40], "undecodable", key=b"x", headers=headers)
+    assert (broken.model, back(broken, lambda _: 2).key) == (None, b"x")
 
 
 def test_only_records_that_mean_the_same_later_go_back() -> None:

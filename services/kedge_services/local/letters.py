@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from kedge.errors import UsageError
+from kedge.batch_layout import is_batch
+from kedge.errors import DeadLetter, UsageError
 from kedge.topics import TOPICS, model_partition, request_id, request_partition
 from kedge_services.runtime.dead_letters import PUT_ASIDE, RESENT, RESENT_FROM, TOPIC
 from kedge_services.runtime.ports import Headers, Produce, Record
@@ -117,7 +118,7 @@ def read_letter(record: Record) -> Letter | None:
     told = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
     if RESENT in told or not {"kedge-reason", "kedge-topic"} <= told.keys():
         return None
-    model = _fields(record.value).get("model")
+    model = _fields(record.value, record.headers).get("model")
     return Letter(
         place=Place(record.partition, record.offset),
         time_ms=record.timestamp_ms,
@@ -171,7 +172,7 @@ def back(letter: Letter, partitions: Callable[[str], int]) -> Produce:
     """
     count = partitions(letter.topic)
     key, where = letter.key, letter.partition % count
-    fields = _fields(letter.value)
+    fields = _fields(letter.value, letter.headers)
     if TOPICS[letter.topic].partitioned_by == "model":
         if letter.model is not None:
             where = model_partition(letter.model, count)
@@ -280,12 +281,29 @@ def _no_places() -> tuple[array[int], array[int]]:
     return array("q"), array("q")
 
 
-def _fields(value: bytes | None) -> dict[str, Any]:
+def _fields(value: bytes | None, headers: Headers) -> dict[str, Any]:
+    """Read what tells whose a record is; of a batch the first row's id, by which it is keyed."""
+    if is_batch(headers):
+        return _fields_of_batch(value)
     try:
         parsed = None if value is None else json.loads(value)
     except (ValueError, RecursionError):
         return {}
     return parsed if isinstance(parsed, dict) else {}
+
+
+def _fields_of_batch(value: bytes | None) -> dict[str, Any]:
+    from kedge_services.panes.arrow import ArrowReader
+    from kedge_services.panes.arrow_rows import ArrowRows
+
+    try:
+        layout, batch = ArrowReader().open(value)
+    except DeadLetter:
+        return {}
+    rows = ArrowRows.of(layout, [batch])
+    named = next((row for row in range(rows.rows) if rows.names[row]), None)
+    fields = dict[str, Any](layout.constants)
+    return fields if named is None else fields | {"prediction_id": rows.names[named]}
 
 
 def _number(text: str | None) -> int:

@@ -278,7 +278,8 @@ def _distinct(codes: _Ints) -> list[int]:
     """Give the distinct values; most often it is one."""
     if codes.size and (codes == codes[0]).all():
         return [int(codes[0])]
-    return np.unique(codes).tolist()
+    found: list[int] = np.unique(codes).tolist()
+    return found
 
 
 def _as_slice(rows: Rows) -> Rows:

@@ -98,8 +98,9 @@ class Committer:
             if w.commit.outputs or w.commit.changelog or w.target != w.slot.committed
         ]
         if changed:
-            for slot, _, _, reasons in changed:
-                self.limit.count(slot.partition, counts.get(slot.partition, 0), reasons)
+            for slot, commit, _, reasons in changed:
+                records = max(counts.get(slot.partition, 0), _judged(commit))
+                self.limit.count(slot.partition, records, reasons)
             started = time.perf_counter()
             self._transact(changed, producer, consumer)
             self._metrics.observe(m.COMMIT_SECONDS, time.perf_counter() - started)
@@ -155,6 +156,11 @@ class Committer:
             for metric, amount, labels in w.commit.counts:
                 self._metrics.add(metric, amount, **labels)
         self._metrics.set(m.OVER_LIMIT, len(self.limit.exceeded()))
+
+
+def _judged(commit: Commit) -> int:
+    """Give how many fates were told: more than records, where one holds many predictions."""
+    return sum(count.amount for count in commit.counts if count.metric is m.FATES)
 
 
 def _reasons(outputs: Sequence[Produce]) -> list[str]:
