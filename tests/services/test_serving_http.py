@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,11 +16,12 @@ import pytest
 
 from kedge import Artefact, FeatureColumn, ModelVersion, Monitor, Output, Prediction
 from kedge.base import Scalar
-from kedge.errors import QueueFull, UsageError
+from kedge.errors import DeadLetter, QueueFull, UsageError
 from kedge_services.runtime import metrics as m
 from kedge_services.serving.http import LARGEST_BODY, HttpServer, make_app
-from kedge_services.serving.models import Models
-from kedge_services.serving.scorer import Outbox, Scorer
+from kedge_services.serving.models import Loaded, Models
+from kedge_services.serving.scorer import Outbox, Question, Scorer, Shadowed, VersionFailed
+from kedge_services.serving.scoring import Rows
 
 SCHEMA = [
     FeatureColumn(name="x", type="numeric"),
@@ -34,15 +39,23 @@ class Plus:
     number: int
     gate: threading.Event | None = None
     entered: threading.Event = field(default_factory=threading.Event)
+    calls: list[list[float]] = field(default_factory=list)
 
     def predict(self, rows: Sequence[Mapping[str, Scalar | None]]) -> list[Output]:
+        numbers = [x if isinstance(x := row["x"], float) else 0.0 for row in rows]
+        self.calls.append(numbers)
         self.entered.set()
         if self.gate is not None:
             assert self.gate.wait(10)
-        numbers = [x if isinstance(x := row["x"], float) else 0.0 for row in rows]
         if any(x < 0 for x in numbers):
             raise ValueError("x is negative")
         return [Output(label=f"{x + self.number:g}", score=0.5) for x in numbers]
+
+    def wait_for_calls(self, count: int) -> None:
+        deadline, pause = time.monotonic() + 10, threading.Event()
+        while len(self.calls) < count:
+            assert time.monotonic() < deadline
+            pause.wait(0.005)
 
 
 class Sent:
@@ -99,6 +112,11 @@ class World:
     def champion(self, name: str, sequence: int) -> None:
         self.models.update("m", [version(name, "champion", sequence)])
         self.models.settle()
+
+    def shadows(self) -> tuple[Loaded, ...]:
+        lineup = self.models.lineup("m")
+        assert lineup is not None
+        return lineup.shadows
 
     def finish(self) -> None:
         self.stop.set()
@@ -194,6 +212,49 @@ def test_an_answer_does_not_wait_for_a_slow_shadow(world: World) -> None:
         gate.set()
     world.finish()
     assert [p.role for p in world.sent.events].count("shadow") == 2
+
+
+def test_requests_that_wait_are_scored_together_each_with_its_own_fate(world: World) -> None:
+    def question(*xs: float, **more: Any) -> Question:
+        tensor = {"name": "x", "shape": [len(xs)], "datatype": "FP64", "data": list(xs)}
+        return Question(json.dumps({"inputs": [tensor], **more}).encode(), 0.0)
+
+    good, also = question(1, 2, id="r"), question(3, id="s")
+    answers, shadowed = world.scorer.answer("m", [good, also])
+    assert [json.loads(answer)["id"] for answer in answers if isinstance(answer, bytes)] == [
+        "r", "s",
+    ]  # fmt: skip
+    assert world.predictors["k1"].calls == [[1.0, 2.0, 3.0]]
+    assert [each.request.request_id for each in shadowed] == ["r", "s"]
+
+    wrong, unread = question(4, outputs=[{"name": "nothing"}]), Question(b"{", 0.0)
+    answers, shadowed = world.scorer.answer("m", [good, question(-1), wrong, unread, also])
+    assert [type(answer) for answer in answers] == [
+        bytes, VersionFailed, DeadLetter, DeadLetter, bytes,
+    ]  # fmt: skip
+    # All that could be read in one call; as that failed, each of them alone.
+    assert world.predictors["k1"].calls[1:] == [
+        [1.0, 2.0, -1.0, 4.0, 3.0], [1.0, 2.0], [-1.0], [4.0], [3.0],
+    ]  # fmt: skip
+    assert [each.request.request_id for each in shadowed] == ["r", "s"]
+    sent = [p.prediction_id for p in world.sent.events]
+    assert sent == ["r#0", "r#1", "s", "r#0", "r#1", "s"]
+    assert world.predictors["k2"].calls == []
+
+
+def test_shadows_score_together_what_waits_for_them(world: World) -> None:
+    gate, shadow = threading.Event(), world.predictors["k2"]
+    shadow.gate = gate
+    assert world.infer(0).status_code == 200
+    shadow.wait_for_calls(1)
+    for x in (1, -2, 3):
+        world.scorer.let_follow([Shadowed(Rows("r", "m", [{"x": float(x)}], 7), world.shadows())])
+    gate.set()
+    world.finish()
+    assert shadow.calls == [[0.0], [1.0, -2.0, 3.0], [1.0], [-2.0], [3.0]]
+    labels = [p.output.label for p in world.sent.events if p.output and p.role == "shadow"]
+    assert labels == ["2000", "2001", "2003"]
+    assert world.metrics.value(m.SKIPPED_SHADOWS) == 1
 
 
 def test_no_answer_is_lost_and_each_is_its_versions_own_during_hot_swaps(world: World) -> None:
@@ -387,6 +448,20 @@ def test_before_it_is_opened_the_port_refuses() -> None:
             httpx.get(url, timeout=10)
         server.open()
         assert httpx.get(url, timeout=10).status_code == 200
+
+
+def test_what_is_small_is_sent_at_once(world: World) -> None:
+    """Otherwise a body waits 40 ms for the client's word about the head before it."""
+    assert world.infer(1).status_code == 200
+    gc.collect()
+    ends = [
+        each for each in gc.get_objects()
+        if isinstance(each, socket.socket) and each.fileno() >= 0
+        and each.family == socket.AF_INET and each.getsockname()[1] == world.server.port
+    ]  # fmt: skip
+    taken = [each for each in ends if not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)]
+    assert taken
+    assert all(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for each in taken)
 
 
 def test_a_port_that_is_taken_is_a_sentence() -> None:

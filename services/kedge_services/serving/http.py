@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import kedge
 from kedge.errors import DeadLetter, UsageError
 from kedge_services.runtime.metrics import HTTP_REQUESTS, Metrics
+from kedge_services.serving.lanes import Lanes
 from kedge_services.serving.scorer import (
     NoChampion,
+    Question,
     Scorer,
     UnknownModel,
     UnknownVersion,
@@ -30,8 +34,6 @@ __all__ = ["HttpServer", "make_app"]
 
 #: Bytes of a request.
 LARGEST_BODY = 8 * 1024 * 1024
-#: Threads that score; more than the processors only helps models that wait.
-WORKERS = 2
 #: Connections that may wait to be taken.
 BACKLOG = 2_048
 #: How long connections that came before the port was closed have to get their turn.
@@ -67,10 +69,10 @@ def make_app(
     # Before the routes of models, whose names may have slashes; those of versions have none.
     version = "/v2/models/{model:path}/versions/{version}"
     app.add_api_route(f"{version}/ready", api.model_ready)
-    app.add_api_route(f"{version}/infer", api.infer, methods=["POST"])
+    app.add_route(f"{version}/infer", api.infer, methods=["POST"])
     app.add_api_route(version, api.describe)
     app.add_api_route("/v2/models/{model:path}/ready", api.model_ready)
-    app.add_api_route("/v2/models/{model:path}/infer", api.infer, methods=["POST"])
+    app.add_route("/v2/models/{model:path}/infer", api.infer, methods=["POST"])
     app.add_api_route("/v2/models/{model:path}", api.describe)
     app.add_exception_handler(DeadLetter, _refused)
     for kind in _STATUS:
@@ -101,6 +103,12 @@ class _Answers:
         await self._app(scope, receive, counted)
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    question: Question
+    answer: asyncio.Future[bytes]
+
+
 class _Api:
     def __init__(self, scorer: Scorer, is_ready: Callable[[], bool], max_pending: int) -> None:
         self._scorer = scorer
@@ -108,7 +116,9 @@ class _Api:
         self._max_pending = max_pending
         # Changed in the event loop's thread alone, hence without a lock.
         self._pending = 0
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="score")
+        self._lanes = Lanes[tuple[str, str | None], _Waiting](
+            self._score, lambda waiting: len(waiting.question.body)
+        )
 
     async def server(self) -> dict[str, Any]:
         return {"name": "kedge", "version": kedge.__version__, "extensions": []}
@@ -127,7 +137,7 @@ class _Api:
     async def describe(self, model: str, version: str | None = None) -> dict[str, Any]:
         return self._scorer.describe(model, version)
 
-    async def infer(self, model: str, request: Request, version: str | None = None) -> JSONResponse:
+    async def infer(self, request: Request) -> Response:
         if "inference-header-content-length" in request.headers:
             raise DeadLetter("unsupported-format", "binary tensors are not read; send JSON")
         if self._pending >= self._max_pending:
@@ -135,13 +145,33 @@ class _Api:
             return JSONResponse({"error": why}, 503, {"Retry-After": "1"})
         self._pending += 1
         try:
-            body = await _body(request)
-            loop = asyncio.get_running_loop()
-            score = self._scorer.infer
-            answer = await loop.run_in_executor(self._pool, score, model, body, version)
+            question = Question(await _body(request), time.perf_counter())
+            answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+            place = request.path_params
+            self._lanes.put((place["model"], place.get("version")), _Waiting(question, answer))
+            return Response(await answer, media_type="application/json")
         finally:
             self._pending -= 1
-        return JSONResponse(answer)
+
+    def _score(self, key: tuple[str, str | None], waiting: list[_Waiting]) -> None:
+        """Answer requests for the same version, in a thread beside the event loop."""
+        model, version = key
+        answers, shadowed = self._scorer.answer(model, [w.question for w in waiting], version)
+        loop = waiting[0].answer.get_loop()
+        # A server that stops waits for its last requests only so long.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_settle, waiting, answers)
+        self._scorer.let_follow(shadowed)
+
+
+def _settle(waiting: list[_Waiting], answers: list[bytes | Exception]) -> None:
+    for each, answer in zip(waiting, answers, strict=True):
+        if each.answer.done():
+            continue
+        if isinstance(answer, Exception):
+            each.answer.set_exception(answer)
+        else:
+            each.answer.set_result(answer)
 
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:

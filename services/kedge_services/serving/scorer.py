@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 
-from kedge import Monitor, Prediction
+from kedge import Monitor, Output, Prediction
 from kedge.errors import DeadLetter, KedgeError, QueueFull
 from kedge_services.core.answers import encode_outputs, metadata
 from kedge_services.core.tensors import Kind, decode_request
 from kedge_services.runtime import metrics as m
 from kedge_services.runtime.ports import Clock
 from kedge_services.serving.models import Lineup, Loaded, Models
-from kedge_services.serving.scoring import Rows, no_champion, predict, predictions
+from kedge_services.serving.scoring import Rows, no_champion, predict_apart, predictions
 
 __all__ = [
     "NoChampion",
     "Outbox",
+    "Question",
     "Scorer",
     "Sender",
+    "Shadowed",
     "UnknownModel",
     "UnknownVersion",
     "VersionFailed",
 ]
 
 IDLE_S = 0.25
+#: Answered requests whose rows a shadow scores in one call, at most.
+TOGETHER = 64
 _log = structlog.get_logger(__name__)
 
 
@@ -99,10 +104,27 @@ class Outbox:
             _log.error("predictions are lost", error=str(error))
 
 
+class Question(NamedTuple):
+    """A request's body, and when it had come, in seconds of ``time.perf_counter``."""
+
+    body: bytes
+    since_s: float
+
+
 @dataclass(frozen=True, slots=True)
-class _FollowUp:
+class Shadowed:
+    """What was answered and others have to predict, too."""
+
     request: Rows
     shadows: tuple[Loaded, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Understood:
+    request: Rows
+    shown_id: str
+    wanted: tuple[str, ...]
+    since_s: float
 
 
 class Scorer:
@@ -129,52 +151,87 @@ class Scorer:
         self._outbox = outbox
         self._metrics = metrics
         self._clock = clock
-        self._follow_ups: queue.Queue[_FollowUp] = queue.Queue(max_pending)
+        self._follow_ups: queue.Queue[Shadowed] = queue.Queue(max_pending)
         #: Whether any request came.
         self.was_asked = False
 
-    def infer(self, model: str, body: bytes, version: str | None = None) -> dict[str, Any]:
-        """Answer a request and see to everything else.
+    def answer(
+        self, model: str, questions: Sequence[Question], version: str | None = None
+    ) -> tuple[list[bytes | Exception], list[Shadowed]]:
+        """Answer requests together, each with its own fate.
 
-        The champion answers, or the version that is asked for by its name; the
-        others predict in its shadow.
+        The champion answers, or the version that is asked for by its name.
 
-        Raises
-        ------
-        DeadLetter
-            The request is wrong.
-        UnknownModel, UnknownVersion, NoChampion, VersionFailed
-            It cannot be answered.
+        Returns
+        -------
+        answers
+            The bodies of the answers as JSON.  In the place of one: DeadLetter, the
+            request is wrong; UnknownModel, UnknownVersion, NoChampion or VersionFailed,
+            it cannot be answered.
+        shadowed
+            For :meth:`let_follow`, when the answers are out.
         """
         self.was_asked = True
-        started, now_ms = time.perf_counter(), self._clock()
-        lineup, asked = self.find(model, version)
-        found = decode_request(body, asked.version.feature_schema, self._also(model, lineup))
-        shown = uuid.uuid4().hex if found.request_id is None else found.request_id
-        segments = found.parameters.get("segments") or {}
-        request = Rows(shown.replace("#", "%23"), model, found.rows, now_ms, _segments(segments))
         try:
-            outputs = predict(asked, request.rows)
-        except DeadLetter as error:
-            raise VersionFailed(error.detail) from error
-        tensors = encode_outputs(outputs, asked.version.classes, found.outputs)
-        latency_ms = (time.perf_counter() - started) * 1_000
-        self._metrics.observe(m.HTTP_SECONDS, latency_ms / 1_000)
-        self._outbox.send(
-            predictions(request, asked, outputs, role="champion", latency_ms=latency_ms)
-        )
-        if shadows := lineup.beside(asked.name):
+            lineup, asked = self.find(model, version)
+        except LookupError as error:
+            return [error] * len(questions), []
+        also, now_ms = self._also(model, lineup), self._clock()
+        fates: list[bytes | Exception | None] = []
+        understood: list[_Understood] = []
+        for question in questions:
             try:
-                self._follow_ups.put_nowait(_FollowUp(request, shadows))
+                understood.append(_understand(question, model, asked, also, now_ms))
+                fates.append(None)
+            except Exception as error:  # noqa: BLE001 -- of one request; the others go on
+                fates.append(error)
+        found = predict_apart(asked, [each.request for each in understood]) if understood else []
+        answered: list[Rows] = []
+        answers: list[bytes | Exception] = []
+        for each, outputs in zip(understood, found, strict=True):
+            try:
+                answers.append(self._finish(each, asked, outputs))
+                answered.append(each.request)
+            except Exception as error:  # noqa: BLE001 -- of one request; the others go on
+                answers.append(error)
+        rest = iter(answers)
+        shadows = lineup.beside(asked.name)
+        return (
+            [next(rest) if fate is None else fate for fate in fates],
+            [Shadowed(request, shadows) for request in answered if shadows],
+        )
+
+    def let_follow(self, shadowed: Iterable[Shadowed]) -> None:
+        """Let the shadows predict what was answered, when :meth:`follow` comes to it."""
+        for each in shadowed:
+            try:
+                self._follow_ups.put_nowait(each)
             except queue.Full:
-                self._metrics.add(m.SKIPPED_SHADOWS, len(request.rows) * len(shadows))
-        return {
-            "model_name": model,
-            "model_version": asked.name,
-            "id": shown,
+                lost = len(each.request.rows) * len(each.shadows)
+                self._metrics.add(m.SKIPPED_SHADOWS, lost)
+
+    def _finish(
+        self, asked: _Understood, loaded: Loaded, outputs: list[Output] | DeadLetter
+    ) -> bytes:
+        """Send the predictions of a request and give the body of its answer."""
+        if isinstance(outputs, DeadLetter):
+            raise VersionFailed(outputs.detail) from outputs
+        request = asked.request
+        tensors = encode_outputs(outputs, loaded.version.classes, asked.wanted)
+        answer = {
+            "model_name": request.model,
+            "model_version": loaded.name,
+            "id": asked.shown_id,
             "parameters": {"prediction_id": request.request_id},
             "outputs": tensors,
         }
+        body = json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        latency_ms = (time.perf_counter() - asked.since_s) * 1_000
+        self._metrics.observe(m.HTTP_SECONDS, latency_ms / 1_000)
+        self._outbox.send(
+            predictions(request, loaded, outputs, role="champion", latency_ms=latency_ms)
+        )
+        return body.encode()
 
     def describe(self, model: str, name: str | None = None) -> dict[str, Any]:
         """Give the metadata of the champion, or of the version of this name.
@@ -226,21 +283,33 @@ class Scorer:
         """Let the shadows predict what was answered, until ``stop``; then finish what waits."""
         while not (stop.is_set() and self._follow_ups.empty()):
             try:
-                work = self._follow_ups.get(timeout=IDLE_S)
+                first = self._follow_ups.get(timeout=IDLE_S)
             except queue.Empty:
                 self._outbox.poll()
                 continue
-            for shadow in work.shadows:
-                started = time.perf_counter()
-                try:
-                    outputs = predict(shadow, work.request.rows)
-                except DeadLetter as error:
-                    self._metrics.add(m.SKIPPED_SHADOWS, len(work.request.rows))
-                    _log.warning("a shadow fails", model=work.request.model, detail=error.detail)
-                    continue
-                latency_ms = (time.perf_counter() - started) * 1_000
+            by_version: dict[int, tuple[Loaded, list[Rows]]] = {}
+            for work in (first, *self._more()):
+                for shadow in work.shadows:
+                    by_version.setdefault(id(shadow), (shadow, []))[1].append(work.request)
+            for shadow, requests in by_version.values():
+                self._shadow(shadow, requests)
+
+    def _more(self) -> Iterator[Shadowed]:
+        with contextlib.suppress(queue.Empty):
+            for _ in range(TOGETHER - 1):
+                yield self._follow_ups.get_nowait()
+
+    def _shadow(self, shadow: Loaded, requests: Sequence[Rows]) -> None:
+        started = time.perf_counter()
+        found = predict_apart(shadow, requests)
+        latency_ms = (time.perf_counter() - started) * 1_000
+        for request, outputs in zip(requests, found, strict=True):
+            if isinstance(outputs, DeadLetter):
+                self._metrics.add(m.SKIPPED_SHADOWS, len(request.rows))
+                _log.warning("a shadow fails", model=request.model, detail=outputs.detail)
+            else:
                 self._outbox.send(
-                    predictions(work.request, shadow, outputs, role="shadow", latency_ms=latency_ms)
+                    predictions(request, shadow, outputs, role="shadow", latency_ms=latency_ms)
                 )
 
     def _also(self, model: str, lineup: Lineup) -> dict[str, Kind]:
@@ -251,6 +320,16 @@ class Scorer:
         for other in (*lineup.contenders, *champion):
             also |= {column.name: column.type for column in other.version.feature_schema}
         return also
+
+
+def _understand(
+    question: Question, model: str, asked: Loaded, also: Mapping[str, Kind], now_ms: int
+) -> _Understood:
+    found = decode_request(question.body, asked.version.feature_schema, also)
+    shown = uuid.uuid4().hex if found.request_id is None else found.request_id
+    segments = _segments(found.parameters.get("segments") or {})
+    request = Rows(shown.replace("#", "%23"), model, found.rows, now_ms, segments)
+    return _Understood(request, shown, found.outputs, question.since_s)
 
 
 def _segments(value: object) -> dict[str, Any]:
