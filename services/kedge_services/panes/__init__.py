@@ -19,7 +19,8 @@ guarantee  exactly once; the sum of deltas, every example at its highest
            record is late
 ========== ====================================================================
 
-Every record has one fate, counted in Progress: of predictions ``counted``,
+A record of predictions holds one JSON event, or many in an Arrow batch, whose rows are
+then what is counted.  Every record has one fate, counted in Progress: of predictions ``counted``,
 ``late``, ``duplicate`` or the reason of its dead letter; of outcomes
 ``matched``, ``duplicate``, ``waiting``, ``unlabelled`` or such a reason.
 Beside them ``labels`` counts ``after-cell``: first labels whose cell was closed.
