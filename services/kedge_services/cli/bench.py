@@ -13,6 +13,7 @@ from rich.table import Table
 
 from kedge.errors import UsageError
 from kedge_services.cli.completion import complete_case
+from kedge_services.cli.signals import interrupted_by_signals
 
 if TYPE_CHECKING:
     from kedge_services.local.bench.figures import CaseResult
@@ -111,7 +112,9 @@ def bench(
         if page is not None:
             page.write(benchmark)
 
-    benchmark.run(lambda text: progress.print(text, soft_wrap=True), keep)
+    # Kafka, services and their directory end with us, however we end.
+    with interrupted_by_signals():
+        benchmark.run(lambda text: progress.print(text, soft_wrap=True), keep)
     _show(console, benchmark)
     if benchmark.has_failed:
         raise typer.Exit(1)

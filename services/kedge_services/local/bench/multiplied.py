@@ -42,19 +42,11 @@ class Deltas:
     """
 
     workload: Workload
+    monitor: Monitor
+    reference: Reference
     start_ms: int
     values: Sequence[Sequence[tuple[int, bytes]]]
     progress: Sequence[Progress]
-
-    @property
-    def monitor(self) -> Monitor:
-        """The model's."""
-        return self.workload.monitors()[0]
-
-    @property
-    def reference(self) -> Reference:
-        """The model's."""
-        return self.workload.references()[0]
 
     def of(self, names: Sequence[str], panes: int) -> Iterator[list[tuple[str, bytes]]]:
         """Give what the models write about each pane: pairs of a model and its record.
@@ -106,7 +98,8 @@ def deltas_of(
     start_ms = start_before(_SHAPE, records)
     workload = Workload(_SHAPE, seed, start_ms)
     with ground.site(f"deltas-{sources}-{panes}", request_partitions=sources) as site:
-        site.declare(workload.monitors(), workload.references())
+        (monitor,), (reference,) = workload.monitors(), workload.references()
+        site.declare([monitor], [reference])
         with Filler(site.settings) as filler:
             half = records // 2 if drifts else records
             filler.send("predictions", workload.predictions(0, half))
@@ -126,7 +119,7 @@ def deltas_of(
     if not all(by_pane):
         raise Stop(f"panes wrote no delta of {sum(not found for found in by_pane)} panes")
     progress_of = [newest[source] for source in sorted(newest)]
-    return Deltas(workload, start_ms, by_pane, progress_of)
+    return Deltas(workload, monitor, reference, start_ms, by_pane, progress_of)
 
 
 def fill_deltas(site: Site, deltas: Deltas, names: Sequence[str], panes: int) -> None:

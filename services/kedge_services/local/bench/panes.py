@@ -64,7 +64,7 @@ class PanesBench:
         with Client(
             kafka.bootstrap_servers or "",
             prefix=self.site.settings.prefix,
-            properties={"message.max.bytes": 8_000_000},
+            properties={"message.max.bytes": 8_000_000, "log_level": 2},
         ) as client:
             for start in range(0, self.records, whole):
                 client.predict_batch(

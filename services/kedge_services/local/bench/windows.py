@@ -47,9 +47,10 @@ class _Series:
         self.site, self.panes = site, panes
         self.names = _names(models)
         self._has_run = False
+        monitor, reference = deltas.monitor, deltas.reference
         site.declare(
-            [deltas.monitor.model_copy(update={"model": name}) for name in self.names],
-            [deltas.reference.model_copy(update={"model": name}) for name in self.names],
+            [monitor.model_copy(update={"model": name}) for name in self.names],
+            [reference.model_copy(update={"model": name}) for name in self.names],
         )
         fill_deltas(site, deltas, self.names, panes)
 
