@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -356,5 +357,6 @@ class Monitor(Declaration, Event):
         return self.model_dump(mode="json", exclude={"effective_ms", "schema_version"})
 
 
+@lru_cache(maxsize=1_024)
 def _ms(value: timedelta) -> int:
     return round(value / timedelta(milliseconds=1))

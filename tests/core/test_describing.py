@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from kedge import Measure, Reference
 from kedge_services.core.binning import Binner
 from kedge_services.core.deltas import DriftDelta
-from kedge_services.core.describing import measures
+from kedge_services.core.describing import Describer
+from kedge_services.core.measuring import measures_of
 from kedge_services.core.pane_counts import PaneCounts
 from kedge_services.core.references import build_reference
 
@@ -28,8 +29,11 @@ REFERENCE: Reference = build_reference(
 )  # fmt: skip
 
 
+DESCRIBER = Describer(REFERENCE)
+
+
 def described(window: DriftDelta) -> dict[tuple[str | None, str], Measure]:
-    return {(m.feature, m.name): m for m in measures(PaneCounts.of(window), REFERENCE)}
+    return {(m.feature, m.name): m for m in measures_of(DESCRIBER.text(PaneCounts.of(window)))}
 
 
 @pytest.mark.parametrize("panes", [1, 3, 40])

@@ -29,6 +29,7 @@ from kedge_services.core.estimation import (
     estimated_measures,
     estimates,
 )
+from kedge_services.core.measuring import measures_of
 from kedge_services.core.pane_counts import PaneCounts
 from kedge_services.core.references import build_reference
 from kedge_services.core.sketches import ScoreCounts
@@ -150,9 +151,7 @@ def judged(data: Data, name: str, kinds: dict[str, Any]) -> list[str | None]:
             scores=data.scores[rows].tolist(),
             answers=[str(int(a)) for a in data.answers[rows]],
         )
-        found = estimated_measures(
-            alone(window), 0, reference, positive="1", far=judge.test(window).far
-        )
+        found = written(alone(window), 0, reference, positive="1", far=judge.test(window).far)
         said.append(found[0].note)
     return said
 
@@ -240,6 +239,10 @@ def test_estimates_are_a_function_of_the_counts_alone() -> None:
 # ---------------------------------------------------------------------- validity
 
 
+def written(*arguments: Any, **named: Any) -> list[Measure]:
+    return measures_of(estimated_measures(*arguments, **named))
+
+
 def alone(window: DriftDelta) -> Stack:
     return Stack([PaneCounts.of(window)], [1])
 
@@ -277,14 +280,14 @@ def notes(found: list[Measure]) -> set[str | None]:
 def measured(
     held_to: Reference, counted: DriftDelta, far: tuple[str, float] | None = None, **rest: Any
 ) -> set[Any]:
-    found = estimated_measures(alone(counted), 0, held_to, positive="yes", far=far, **rest)
+    found = written(alone(counted), 0, held_to, positive="yes", far=far, **rest)
     assert [one.name for one in found] == [f"estimated_{name}" for name in NEAR]
     return notes(found)
 
 
 def test_a_window_like_the_reference_has_numbers_with_bands() -> None:
     held_to = reference()
-    found = estimated_measures(alone(window(held_to)), 0, held_to, positive="yes", far=None)
+    found = written(alone(window(held_to)), 0, held_to, positive="yes", far=None)
     assert notes(found) == {None}
     accuracy = found[0]
     assert accuracy.low is not None
@@ -350,4 +353,4 @@ def test_all_that_speaks_against_is_said() -> None:
 
 def test_a_model_without_scores_has_no_estimates() -> None:
     held_to = reference(score=None)
-    assert estimated_measures(alone(window(held_to)), 0, held_to, positive="yes", far=None) == []
+    assert written(alone(window(held_to)), 0, held_to, positive="yes", far=None) == []

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from kedge.panes import ModelClock, Progress
 from kedge_services.core.frontier import (
+    Source,
+    careful_watermark,
     data_watermark,
     event_watermark,
     silent_watermark,
@@ -173,3 +175,26 @@ def test_time_passes_for_labels_that_never_come(clock: int, expected: int | None
     assert silent_watermark(sources, "m", **arguments) == expected
     seen = [*sources, source(2, clock=900, outcomes=(1, 1))]
     assert silent_watermark(seen, "m", **arguments) is None
+
+
+TIMES = st.none() | st.tuples(st.integers(0, 60), st.integers(0, 90))
+REPORTED = st.lists(
+    st.tuples(st.integers(0, 90), st.integers(0, 40), TIMES, TIMES), min_size=1, max_size=4
+)
+
+
+@given(REPORTED, st.none() | st.integers(0, 60))
+def test_the_usual_case_is_no_special_case(
+    reported: list[tuple[int, int, tuple[int, int] | None, tuple[int, int] | None]],
+    woke_ms: int | None,
+) -> None:
+    sources = [
+        Source.of(source(i, clock=clock, since=since, predictions=first, outcomes=second))
+        for i, (clock, since, first, second) in enumerate(reported)
+    ]
+    for topic in ("predictions", "outcomes"):
+        quick, careful = (
+            watermark(sources, topic, "m", grace_ms=5, idle_after_ms=IDLE, woke_ms=woke_ms)
+            for watermark in (event_watermark, careful_watermark)
+        )
+        assert quick == careful

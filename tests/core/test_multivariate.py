@@ -16,7 +16,13 @@ from kedge import Reference
 from kedge.base import Scalar
 from kedge_services.core.binning import Binner
 from kedge_services.core.deltas import DriftDelta
-from kedge_services.core.multivariate import CORRELATION_FLOOR, NAME, PairJudge, PairTrial
+from kedge_services.core.multivariate import (
+    CORRELATION_FLOOR,
+    NAME,
+    PairJudge,
+    PairTrial,
+    try_pairs,
+)
 from kedge_services.core.pane_counts import PaneCounts
 from kedge_services.core.rank_pairs import MOST_PAIRS, order_of, pairs_of, rank_scores
 from kedge_services.core.references import Kind, build_reference
@@ -51,7 +57,7 @@ def counted(reference: Reference, columns: Columns) -> DriftDelta:
 
 def trial_of(judge: PairJudge, window: DriftDelta) -> PairTrial:
     """Test a window by itself."""
-    return judge.test(Stack([PaneCounts.of(window)], [1]))[0]
+    return try_pairs([judge], [Stack([PaneCounts.of(window)], [1])])[0][0]
 
 
 def related(rows: int, rho: float, seed: int, features: int = 10) -> Columns:

@@ -12,8 +12,9 @@ from kedge import Monitor, Reference
 from kedge.codec import decode, encode
 from kedge_services.core.binning import Binner
 from kedge_services.core.budget import Budget
-from kedge_services.core.describing import measures
+from kedge_services.core.describing import Describer
 from kedge_services.core.detectors import DriftJudge
+from kedge_services.core.measuring import measures_of
 from kedge_services.core.pane_counts import PaneCounts
 from kedge_services.core.references import TOP_CATEGORIES, build_reference
 from kedge_services.core.seasons import seasonal_reference
@@ -69,9 +70,10 @@ def test_every_column_is_held_to_every_other(kind: str, rows: int) -> None:
                 live = ODD[other][:n]
                 window = Binner(held).count({"x": live}, rows=n)
                 assert window.features["x"].total == n
+                described = measures_of(Describer(held).text(PaneCounts.of(window)))
                 for judge in judges:
                     verdict = judge.judge(window, budget=BUDGET)
-                    for measure in [*verdict.measures, *measures(PaneCounts.of(window), held)]:
+                    for measure in [*verdict.measures, *described]:
                         numbers = [measure.value, measure.low, measure.high, measure.evidence]
                         assert all(math.isfinite(v) for v in numbers if v is not None)
                     assert not verdict.tested or (rows >= 1_000 and n >= 100)

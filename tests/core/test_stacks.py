@@ -14,7 +14,7 @@ from kedge import Measure, Reference, Window
 from kedge.codec import decode, encode
 from kedge_services.core.binning import Binner
 from kedge_services.core.deltas import DriftDelta
-from kedge_services.core.detectors import MIN_WINDOW, DriftJudge
+from kedge_services.core.detectors import MIN_WINDOW, DriftJudge, try_together
 from kedge_services.core.folding import Series
 from kedge_services.core.integers import pack_integers, unpack_integers
 from kedge_services.core.measuring import measures_of, measures_text, trusted_measure
@@ -41,8 +41,8 @@ def columns(seed: int, n: int, *, shift: float = 0.0) -> Columns:
     }
 
 
-def reference(rows: int = 2_000) -> Reference:
-    made = columns(3, rows)
+def reference(rows: int = 2_000, *, shift: float = 0.0) -> Reference:
+    made = columns(3, rows, shift=shift)
     kinds: Any = {name: "categorical" if name == "c" else "numeric" for name in made}
     return build_reference(
         model="m", version="1", columns=made, kinds=kinds, predictions=made["c"],
@@ -52,6 +52,8 @@ def reference(rows: int = 2_000) -> Reference:
 
 REFERENCE = reference()
 BINNER, JUDGE = Binner(REFERENCE), DriftJudge(REFERENCE)
+#: Counted alike, but on other bins, or too few rows.
+OTHER, FEW = DriftJudge(reference(shift=0.5)), DriftJudge(reference(900))
 
 
 def delta(seed: int, n: int, *, shift: float = 0.0) -> DriftDelta:
@@ -77,19 +79,23 @@ PANES = st.lists(
 def test_windows_side_by_side_are_tested_like_each_alone(
     panes: list[tuple[int, int, float]], rows: int
 ) -> None:
-    judge = JUDGE if rows == 1_500 else DriftJudge(reference(900))
-    deltas = [delta(seed, n, shift=shift) for seed, n, shift in panes]
+    judges = [JUDGE, JUDGE if rows == 1_500 else FEW, OTHER]
+    orders = [panes, panes[::-1], panes]
     sizes = sorted({1, (len(panes) + 1) // 2, len(panes)})
-    together = judge.test_all(Stack([PaneCounts.of(one) for one in deltas], sizes))
-    for size, trial in zip(sizes, together, strict=True):
-        merged = DriftDelta()
-        for one in deltas[:size]:
-            merged.add(one)
-        alone = judge.test(merged)
-        assert (trial.rows, trial.text, trial.tested) == (alone.rows, alone.text, alone.tested)
-        assert (trial.large, trial.far, trial.counted) == (alone.large, alone.far, alone.counted)
-        assert trial.pairs == alone.pairs
-        assert trial.evidence() == alone.evidence()
+    asked, deltas = [], []
+    for judge, order in zip(judges, orders, strict=True):
+        deltas.append([delta(seed, n, shift=shift) for seed, n, shift in order])
+        asked.append((judge, Stack([PaneCounts.of(one) for one in deltas[-1]], sizes)))
+    for judge, parts, trials in zip(judges, deltas, try_together(asked), strict=True):
+        for size, trial in zip(sizes, trials, strict=True):
+            merged = DriftDelta()
+            for one in parts[:size]:
+                merged.add(one)
+            alone = judge.test(merged)
+            assert (trial.rows, trial.text, trial.tested) == (alone.rows, alone.text, alone.tested)
+            assert (trial.large, trial.far) == (alone.large, alone.far)
+            assert (trial.counted, trial.pairs) == (alone.counted, alone.pairs)
+            assert trial.evidence() == alone.evidence()
 
 
 def farthest(measures: list[Measure]) -> tuple[str, float] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from kedge import Monitor
@@ -56,11 +57,7 @@ class Budget:
     @classmethod
     def of(cls, monitor: Monitor) -> Budget:
         """Read ``"1 per week"`` or ``"1 per 1000 windows"``."""
-        panes_per_week = _WEEK_MS / monitor.pane_ms
-        text = monitor.drift.false_alarms
-        number, per = float(text.split()[0]), re.search(r"per (\d+) windows", text)
-        per_pane = number / int(per[1]) if per else number / panes_per_week
-        return cls(per_pane, per_pane * panes_per_week)
+        return _budget(monitor.drift.false_alarms, monitor.pane_ms)
 
     @property
     def panes(self) -> float:
@@ -99,3 +96,11 @@ class Budget:
             performance=self.performance if monitor.labelled else 0.0,
             fairness=self.fairness if monitor.labelled and monitor.segments else 0.0,
         )
+
+
+@lru_cache(maxsize=1_024)
+def _budget(text: str, pane_ms: int) -> Budget:
+    panes_per_week = _WEEK_MS / pane_ms
+    number, per = float(text.split(maxsplit=1)[0]), re.search(r"per (\d+) windows", text)
+    per_pane = number / int(per[1]) if per else number / panes_per_week
+    return Budget(per_pane, per_pane * panes_per_week)

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from kedge.base import AlertKind
 from kedge_services.core.attribution import attribution
 from kedge_services.core.budget import SCALES, Budget
 from kedge_services.core.deltas import DriftDelta
+from kedge_services.core.describing import Describer
 from kedge_services.core.distributions import (
     CATEGORICAL_FLOOR,
     FEATURES,
@@ -35,10 +36,11 @@ from kedge_services.core.distributions import (
     Found,
     Group,
     distribution_of,
+    try_groups,
 )
-from kedge_services.core.integrity import Counted, IntegrityJudge
+from kedge_services.core.integrity import Counted, IntegrityJudge, try_counters
 from kedge_services.core.measuring import measures_of, measures_text, trusted_measure
-from kedge_services.core.multivariate import PairJudge, PairTrial
+from kedge_services.core.multivariate import PairJudge, PairTrial, try_pairs
 from kedge_services.core.naming import mean_e_value, named
 from kedge_services.core.overdispersion import LABEL, distributions, unevenness
 from kedge_services.core.overdispersion import overdispersion as dispersions
@@ -56,10 +58,13 @@ __all__ = [
     "Trial",
     "Verdict",
     "is_near",
+    "try_together",
 ]
 
 #: A p-value up to so many times the threshold keeps an alert from ending.
 NEAR: Final = 10.0
+#: Counts that are tested at once; an array of them has 256 kB.
+_MOST_CELLS: Final = 1 << 15
 
 
 class _Test(NamedTuple):
@@ -155,13 +160,20 @@ class DriftJudge:
 
     def __init__(self, reference: Reference) -> None:
         everything = list(distributions(reference))
-        self._pairs = PairJudge(reference)
-        self.distributions = len(everything) + self._pairs.tests
+        self.pairs = PairJudge(reference)
+        self.distributions = len(everything) + self.pairs.tests
         phi, uneven = dispersions(reference), unevenness(reference)
         tested = [distribution_of(name, part) for name, part in everything if name != LABEL]
         groups = [[d for d in tested if d.reference.kind == kind] for kind in TESTS]
-        self._groups = [Group(members, phi, uneven) for members in groups if members]
-        self._integrity = IntegrityJudge(reference)
+        self.groups = [Group(members, phi, uneven) for members in groups if members]
+        self.integrity = IntegrityJudge(reference)
+        self.describer = Describer(reference)
+        shapes = [
+            (group.is_numeric, group.reference.shape, str(group.blocks)) for group in self.groups
+        ]
+        #: Judges of one shape test together.
+        self.shape = (*shapes, self.integrity.width, len(self.pairs.names))
+        self.cells = sum(group.reference.size for group in self.groups)
 
     def judge(self, window: DriftDelta, *, budget: Budget, scales: int = SCALES) -> Verdict:
         """Test and judge a window by itself; the verdict has all its measures."""
@@ -173,81 +185,7 @@ class DriftJudge:
         """Measure and test a window by itself; merged panes, counted on the reference's bins."""
         if not window.rows:
             return Trial(0, b"", 0, [], None, Counted(b"", [], 0), PairTrial())
-        return self.test_all(Stack([PaneCounts.of(window)], [1]))[0]
-
-    def test_all(self, stack: Stack) -> list[Trial]:
-        """Measure and test windows; one comes out as if it were tested by itself."""
-        found = [group.test(stack) for group in self._groups]
-        texts = [group.texts(of) for group, of in zip(self._groups, found, strict=True)]
-        counted, pairs = self._integrity.test(stack), self._pairs.test(stack)
-        far = self._far(found)
-        large = self._large(found, len(stack))
-        tested = np.sum([of.is_tested.sum(axis=1) for of in found], axis=0)
-        trials = []
-        for i, rows in enumerate(stack.rows):
-            parts = [text[i] for text in texts]
-            parts += [counted[i].text, measures_text(pairs[i].measures)]
-            trials.append(
-                Trial(
-                    rows,
-                    b",".join(filter(None, parts)),
-                    int(tested[i]) if found else 0,
-                    large[i],
-                    far[i],
-                    counted[i],
-                    pairs[i],
-                    partial(self._evidence, found, i),
-                )
-            )
-        return trials
-
-    def _large(self, found: Sequence[Found], windows: int) -> list[list[_Test]]:
-        """Give, by window, the tests whose effect is above its floor."""
-        tests: list[list[_Test]] = [[] for _ in range(windows)]
-        for group, of in zip(self._groups, found, strict=True):
-            is_large = of.is_tested & (of.shifts.low / group.floor >= 1)
-            for w, i in zip(*(at.tolist() for at in np.nonzero(is_large)), strict=True):
-                shifts = of.shifts
-                shift = Shift(
-                    float(shifts.effect[w, i]), float(shifts.low[w, i]), float(shifts.ln_p[w, i])
-                )
-                tests[w].append(_Test(group.members[i], shift))
-        return tests
-
-    def _far(self, found: Sequence[Found]) -> list[tuple[str, float] | None]:
-        """Give, by window, the feature that moved most."""
-        farthest: list[tuple[str, float] | None] = []
-        for group, of in zip(self._groups, found, strict=True):
-            low = np.where(
-                of.is_found & (of.rows >= MIN_WINDOW) & group.is_feature, of.shifts.low, -1.0
-            )
-            at = low.argmax(axis=1)
-            most = low[np.arange(at.size), at] * group.share
-            names = [
-                (group.members[i].feature or "", value) if value >= 0 else None
-                for i, value in zip(at.tolist(), most.tolist(), strict=True)
-            ]
-            if not farthest:
-                farthest = names
-                continue
-            for w, name in enumerate(names):
-                known = farthest[w]
-                if known is None or (name is not None and name[1] > known[1]):
-                    farthest[w] = name
-        return farthest
-
-    def _evidence(self, found: Sequence[Found], window: int) -> dict[str, float]:
-        return {
-            d.key: ln_p
-            for group, of in zip(self._groups, found, strict=True)
-            for d, ln_p, is_tested in zip(
-                group.members,
-                of.shifts.ln_p[window].tolist(),
-                of.is_tested[window].tolist(),
-                strict=True,
-            )
-            if is_tested
-        }
+        return try_together([(self, Stack([PaneCounts.of(window)], [1]))])[0][0]
 
     def decide(
         self, trials: Mapping[int, Trial], *, budget: Budget, scales: int = SCALES
@@ -305,6 +243,111 @@ class DriftJudge:
                 ln_ps.setdefault(key, []).append(ln_p)
         e_values = {key: mean_e_value(found) for key, found in ln_ps.items()}
         return named(e_values, tested=self.distributions)
+
+
+def try_together(asked: Sequence[tuple[DriftJudge, Stack]]) -> list[list[Trial]]:
+    """Measure and test the windows of many series; each comes out as if it were tested alone.
+
+    Small arrays cost by their number, so those of series that are counted alike are put
+    side by side, as far as they stay in the processor's cache.
+    """
+    alike: dict[Any, list[int]] = {}
+    for i, (judge, stack) in enumerate(asked):
+        alike.setdefault((judge.shape, len(stack)), []).append(i)
+    found: dict[int, list[Trial]] = {}
+    for (_, windows), places in alike.items():
+        cells = max(1, asked[places[0]][0].cells * windows)
+        together = max(1, _MOST_CELLS // cells)
+        for start in range(0, len(places), together):
+            mine = places[start : start + together]
+            trials = _trials(*zip(*(asked[i] for i in mine), strict=True))
+            found.update(zip(mine, trials, strict=True))
+    return [found[i] for i in range(len(asked))]
+
+
+def _trials(judges: Sequence[DriftJudge], stacks: Sequence[Stack]) -> list[list[Trial]]:
+    """Test windows of series that are counted alike."""
+    rows_of_groups = list(zip(*(judge.groups for judge in judges), strict=True))
+    found = [try_groups(groups, stacks) for groups in rows_of_groups]
+    large = _large(rows_of_groups, found, stacks)
+    far = _far(rows_of_groups, found, stacks)
+    counted = try_counters([judge.integrity for judge in judges], stacks)
+    pairs = try_pairs([judge.pairs for judge in judges], stacks)
+    tested = np.zeros((len(judges), len(stacks[0])), dtype=np.int64)
+    for of in found:
+        tested += of.is_tested.sum(axis=-1)
+    numbers_tested = tested.tolist()
+    trials: list[list[Trial]] = []
+    for one, (judge, stack) in enumerate(zip(judges, stacks, strict=True)):
+        texts = [group.texts(of, one) for group, of in zip(judge.groups, found, strict=True)]
+        mine = []
+        for w, rows in enumerate(stack.rows):
+            parts = [text[w] for text in texts]
+            parts += [counted[one][w].text, measures_text(pairs[one][w].measures)]
+            mine.append(
+                Trial(
+                    rows,
+                    b",".join(filter(None, parts)),
+                    numbers_tested[one][w],
+                    large[one][w],
+                    far[one][w],
+                    counted[one][w],
+                    pairs[one][w],
+                    partial(_evidence, judge.groups, found, one, w),
+                )
+            )
+        trials.append(mine)
+    return trials
+
+
+def _large(
+    rows_of_groups: Sequence[Sequence[Group]], found: Sequence[Found], stacks: Sequence[Stack]
+) -> list[list[list[_Test]]]:
+    """Give, by series and window, the tests whose effect is above its floor."""
+    tests: list[list[list[_Test]]] = [[[] for _ in range(len(stack))] for stack in stacks]
+    for groups, of in zip(rows_of_groups, found, strict=True):
+        is_large = of.is_tested & (of.shifts.low / groups[0].floor >= 1)
+        for one, w, i in zip(*(at.tolist() for at in np.nonzero(is_large)), strict=True):
+            shifts = (of.shifts.effect, of.shifts.low, of.shifts.ln_p)
+            shift = Shift(*(float(column[one, w, i]) for column in shifts))
+            tests[one][w].append(_Test(groups[one].members[i], shift))
+    return tests
+
+
+def _far(
+    rows_of_groups: Sequence[Sequence[Group]], found: Sequence[Found], stacks: Sequence[Stack]
+) -> list[list[tuple[str, float] | None]]:
+    """Give, by series and window, the feature that moved most."""
+    farthest: list[list[tuple[str, float] | None]] = [[None] * len(stack) for stack in stacks]
+    for groups, of in zip(rows_of_groups, found, strict=True):
+        is_feature = np.array([group.is_feature for group in groups])[:, None]
+        is_asked = of.is_found & (of.rows >= MIN_WINDOW) & is_feature
+        low = np.where(is_asked, of.shifts.low, -1.0)
+        places, most = low.argmax(axis=-1).tolist(), (low.max(axis=-1) * groups[0].share).tolist()
+        for one, group in enumerate(groups):
+            mine = farthest[one]
+            for w, (i, value) in enumerate(zip(places[one], most[one], strict=True)):
+                known = mine[w]
+                if value >= 0 and (known is None or value > known[1]):
+                    mine[w] = (group.members[i].feature or "", value)
+    return farthest
+
+
+def _evidence(
+    groups: Sequence[Group], found: Sequence[Found], series: int, window: int
+) -> dict[str, float]:
+    """Give ln p of all that were tested in a window."""
+    return {
+        d.key: ln_p
+        for group, of in zip(groups, found, strict=True)
+        for d, ln_p, is_tested in zip(
+            group.members,
+            of.shifts.ln_p[series, window].tolist(),
+            of.is_tested[series, window].tolist(),
+            strict=True,
+        )
+        if is_tested
+    }
 
 
 def _verdict(

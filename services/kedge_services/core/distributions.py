@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from kedge import FeatureReference
 from kedge.base import AlertKind
 from kedge_services.core import packed
-from kedge_services.core.integrity import valid_rows
+from kedge_services.core.counters import valid_rows
 from kedge_services.core.measuring import as_json, head, numbers
 from kedge_services.core.overdispersion import PREDICTION, SCORE
 from kedge_services.core.packed import Layout
@@ -36,6 +35,7 @@ __all__ = [
     "Found",
     "Group",
     "distribution_of",
+    "try_groups",
 ]
 
 NUMERIC_FLOOR: Final = 0.05
@@ -49,6 +49,8 @@ TESTS: Final[Mapping[str, tuple[str, float]]] = {
 #: Half of w bounds the total variation, which is to shares what the distance of Kolmogorov
 #: and Smirnov is to distribution functions.
 _SHARES: Final = {"numeric": 1.0, "categorical": 0.5}
+#: How numpy adds up a row: so many lanes, and so many numbers before it halves the row.
+_LANES, _ONE_ROUND = 8, 128
 MIN_WINDOW: Final = 100
 MIN_REFERENCE: Final = 1_000
 #: What is no feature, by its name in a layout.
@@ -74,24 +76,26 @@ class Distribution(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the tests of one kind found in windows side by side.
+    """What the tests of one kind found in windows of several series side by side.
 
     Attributes
     ----------
     rows
-        Of each window and distribution; shape (windows, members), like all that follows.
+        Of each window and distribution; shape (series, windows, members), like all arrays.
     is_found
         Whether there is a row on both sides; without one the other numbers mean nothing.
     is_tested
         Whether there are rows enough.
+    values, counts
+        PSI, Jensen-Shannon, effect, its bound and ln p of each, and the rows, as text.
     """
 
     rows: _Ints
     is_found: _Bools
     is_tested: _Bools
     shifts: Shifts
-    psi: _Floats
-    js: _Floats
+    values: Sequence[bytes]
+    counts: Sequence[bytes]
 
 
 class Group:
@@ -104,29 +108,30 @@ class Group:
         self, members: Sequence[Distribution], phi: Mapping[str, float], unevenly: float
     ) -> None:
         self.members = members
-        is_numeric = members[0].reference.kind == "numeric"
-        self._first = 0 if is_numeric else 1
-        self._shifts = (
-            numeric_shifts if is_numeric else partial(categorical_shifts, unevenness=unevenly)
-        )
+        self.is_numeric = members[0].reference.kind == "numeric"
+        self._first = 0 if self.is_numeric else 1
+        self.unevenness = unevenly
         width = max(len(d.reference.counts) for d in members)
-        self._reference = np.zeros((len(members), width), dtype=np.int64)
-        for row, d in zip(self._reference, members, strict=True):
+        self.reference = np.zeros((len(members), width), dtype=np.int64)
+        for row, d in zip(self.reference, members, strict=True):
             bins = np.array(d.reference.counts, dtype=np.int64)
             row[: bins.size] = np.roll(bins, self._first)
             row[0] += valid_rows(d.reference) - int(row.sum())
-        self._phi = np.array([phi[d.key] for d in members])
-        self.known = self._reference.sum(axis=1)
+        self.blocks = _blocks(
+            [len(d.reference.counts) for d in members], is_numeric=self.is_numeric
+        )
+        self.phi = np.array([phi[d.key] for d in members])
+        self.known = self.reference.sum(axis=1)
         self._gathered: tuple[Layout, _Ints, _Ints] | None = None
-        self._is_known = self.known > 0
-        self._is_enough = self.known >= MIN_REFERENCE
+        self.is_known = self.known > 0
+        self.is_enough = self.known >= MIN_REFERENCE
         self.floor = TESTS[members[0].reference.kind][1]
         #: Of what an effect bounds, the share that is a share of the rows.
         self.share = _SHARES[members[0].reference.kind]
         self.is_feature = np.array([d.feature is not None for d in members])
         self._texts = _Texts(members)
 
-    def _current(self, stack: Stack) -> _Ints:
+    def current(self, stack: Stack) -> _Ints:
         """Give the windows' counts, as those of the reference lie; (windows, members, bins)."""
         if self._gathered is None or self._gathered[0] is not stack.layout:
             self._gathered = (stack.layout, *self._gather(stack.layout))
@@ -139,7 +144,7 @@ class Group:
 
     def _gather(self, layout: Layout) -> tuple[_Ints, _Ints]:
         """Give where in a layout the bins of each member lie, and its unseen; else a zero."""
-        places = np.full(self._reference.shape, layout.width - 1, dtype=np.int64)
+        places = np.full(self.reference.shape, layout.width - 1, dtype=np.int64)
         unseen = np.full(len(self.members), layout.width - 1, dtype=np.int64)
         start = layout.counter("unseen").start
         for i, d in enumerate(self.members):
@@ -152,19 +157,56 @@ class Group:
                 unseen[i] = start + at
         return places, unseen
 
-    def test(self, stack: Stack) -> Found:
-        """Test all windows."""
-        current = self._current(stack)
-        rows = current.sum(axis=2)
-        shifts = self._shifts(self._reference, current, self._phi)
-        psi, js = distances(self._reference, current)
-        is_found = (rows > 0) & self._is_known
-        is_tested = (rows >= MIN_WINDOW) & self._is_enough
-        return Found(rows, is_found, is_tested, shifts, psi, js)
+    def texts(self, found: Found, series: int) -> list[bytes]:
+        """Give the measures of every window of a series."""
+        return self._texts.of(found, series, self.known.tolist())
 
-    def texts(self, found: Found) -> list[bytes]:
-        """Give the measures of every window."""
-        return self._texts.of(found, self.known.tolist())
+
+def _blocks(sizes: Sequence[int], *, is_numeric: bool) -> list[tuple[slice, int]]:
+    """Cut members and bins so that few members with many bins do not cost them all as many.
+
+    Sums of floats must not change: numpy adds up to 128 of them in eight lanes, element i
+    in lane i mod 8 and what is left over after the lanes.  Zeros change no lane, so narrow
+    members can do with fewer whole rounds.
+    """
+    width, number = max(sizes), len(sizes)
+    if is_numeric and number > 1 and width <= _ONE_ROUND and sizes[-1] == width:
+        narrow = -(-max(sizes[:-1]) // _LANES) * _LANES
+        if narrow <= width - width % _LANES:
+            return [(slice(number - 1), narrow), (slice(number - 1, number), width)]
+    return [(slice(number), width)]
+
+
+def try_groups(groups: Sequence[Group], stacks: Sequence[Stack]) -> Found:
+    """Test the windows of several series, each against its own group; all of one shape."""
+    current = np.array([group.current(stack) for group, stack in zip(groups, stacks, strict=True)])
+    reference, phi, is_known, is_enough = (
+        np.array([getattr(group, name) for group in groups])[:, None]
+        for name in ("reference", "phi", "is_known", "is_enough")
+    )
+    parts = []
+    for members, width in groups[0].blocks:
+        before, now = reference[..., members, :width], current[..., members, :width]
+        if groups[0].is_numeric:
+            part = numeric_shifts(before, now, phi[..., members])
+        else:
+            uneven = np.array([group.unevenness for group in groups])[:, None, None]
+            part = categorical_shifts(before, now, phi, uneven)
+        parts.append([*distances(before, now), part.effect, part.low, part.ln_p])
+    columns = (
+        parts[0] if len(parts) == 1 else [np.concatenate(c, -1) for c in zip(*parts, strict=True)]
+    )
+    shifts = Shifts(*columns[2:])
+    rows = current.sum(axis=-1)
+    values = np.stack(columns, axis=-1)
+    return Found(
+        rows,
+        (rows > 0) & is_known,
+        (rows >= MIN_WINDOW) & is_enough,
+        shifts,
+        numbers(values.ravel().tolist()),
+        numbers(rows.ravel().tolist()),
+    )
 
 
 class _Texts:
@@ -185,26 +227,20 @@ class _Texts:
             ]  # fmt: skip
             self._between.append(b"},")
 
-    def of(self, found: Found, known: Sequence[int]) -> list[bytes]:
-        """Give the text of every window."""
-        windows, members = found.rows.shape
-        shifts = found.shifts
-        values = numbers(
-            np.stack([found.psi, found.js, shifts.effect, shifts.low, shifts.ln_p], axis=2)
-            .ravel()
-            .tolist()
-        )
-        counts = numbers(found.rows.ravel().tolist())
-        is_plain = [all(row) for row in found.is_tested.tolist()]
+    def of(self, found: Found, series: int, known: Sequence[int]) -> list[bytes]:
+        """Give the text of every window of a series."""
+        _, windows, members = found.rows.shape
+        tested = found.is_tested[series].tolist()
         texts = []
         for window in range(windows):
-            start, end = window * members, (window + 1) * members
-            mine, n = values[5 * start : 5 * end], counts[start:end]
-            if is_plain[window]:
+            start = (series * windows + window) * members
+            end = start + members
+            mine, n = found.values[5 * start : 5 * end], found.counts[start:end]
+            if all(tested[window]):
                 texts.append(self._plain(mine, n))
             else:
-                rows = found.rows[window].tolist()
-                is_found = found.is_found[window].tolist()
+                rows = found.rows[series, window].tolist()
+                is_found = found.is_found[series, window].tolist()
                 texts.append(self._lacking(mine, n, rows, known, is_found))
         return texts
 

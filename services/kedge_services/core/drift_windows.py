@@ -7,14 +7,12 @@ believed idle) revise the counts of a window, never its verdict.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
 
-from kedge import Measure, Monitor, Reference
-from kedge_services.core import describing
+from kedge import Monitor, Reference
 from kedge_services.core.budget import Budget
 from kedge_services.core.deltas import LearningDelta
-from kedge_services.core.detectors import DriftJudge, Trial
+from kedge_services.core.detectors import DriftJudge
 from kedge_services.core.drift_state import DriftModel, DriftPane
 from kedge_services.core.folding import PaneKey, Series
 from kedge_services.core.learning import Learner
@@ -22,8 +20,9 @@ from kedge_services.core.lookup import Lookup
 from kedge_services.core.pane_counts import PaneCounts, PaneHead
 from kedge_services.core.publishing import Content, Publisher, WindowKey
 from kedge_services.core.seasons import SeasonalReferences
-from kedge_services.core.shelf import Shelf
+from kedge_services.core.shelf import Shelf, quick_json
 from kedge_services.core.stacks import Stack
+from kedge_services.core.trying import Question, Steps, Tried, answers, tried_by_scale
 
 __all__ = ["KEPT_PANES", "QUIET_PANES", "DriftWindows"]
 
@@ -32,19 +31,9 @@ QUIET_PANES = 8
 #: Panes kept beyond the largest scale, for rows that come after their pane closed.
 KEPT_PANES = 16
 
-Estimates = Callable[
-    [WindowKey, int, Stack, int, Reference, tuple[str, float] | None], list[Measure]
-]
-"""Gives measures of the performance to expect in a window: its key, end, counts (of windows side
+Estimates = Callable[[WindowKey, int, Stack, int, Reference, tuple[str, float] | None], bytes]
+"""Writes measures of the performance to expect in a window: its key, end, counts (of windows side
 by side, and which of them it is), what they are held to, and the feature that moved most."""
-
-
-class _Tried(NamedTuple):
-    """A window that was tested: where its counts are, and what was found."""
-
-    stack: Stack
-    window: int
-    trial: Trial
 
 
 class DriftWindows:
@@ -67,18 +56,31 @@ class DriftWindows:
     ) -> None:
         self._look, self._publisher, self._learner = look, publisher, learner
         self._estimates = estimates
-        self.panes: Shelf[DriftPane] = Shelf("drift-pane", DriftPane.encode, DriftPane.decode)
-        self.models: Shelf[DriftModel] = Shelf("drift-model", DriftModel.encode, DriftModel.decode)
+        self.panes: Shelf[DriftPane] = Shelf(
+            "drift-pane", DriftPane.encode, DriftPane.decode, quick_json
+        )
+        self.models: Shelf[DriftModel] = Shelf(
+            "drift-model", DriftModel.encode, DriftModel.decode, quick_json
+        )
         self.starts: Shelf[int] = Shelf("drift-series", int, int)
-        self._keys: dict[str, set[PaneKey]] = {}
+        # By model, the panes that are open, and all of them by their end.
+        self._open: dict[str, set[PaneKey]] = {}
+        self._ends: dict[str, dict[int, list[PaneKey]]] = {}
         self._judges: dict[str, tuple[Reference, DriftJudge]] = {}
         self._seasons = SeasonalReferences()
 
     def start(self) -> None:
         """Find the panes of every model again after the state was restored."""
-        for plain in self.panes:
+        for plain, pane in self.panes.items():
             key = PaneKey(*plain)  # type: ignore[arg-type]
-            self._keys.setdefault(key.model, set()).add(key)
+            self._note(key, pane.end_ms)
+
+    def _note(self, key: PaneKey, end_ms: int) -> None:
+        """Find the pane of a model again when it is to be closed or forgotten."""
+        model = self.models.get((key.model,))
+        if model is None or model.closed_ms is None or end_ms > model.closed_ms:
+            self._open.setdefault(key.model, set()).add(key)
+        self._ends.setdefault(key.model, {}).setdefault(end_ms, []).append(key)
 
     # ------------------------------------------------------------------ counts
 
@@ -97,7 +99,7 @@ class DriftWindows:
         if mine is None:
             is_learning = isinstance(delta, LearningDelta)
             self.panes[key] = mine = DriftPane(pane.end_ms, is_learning, PaneCounts())
-            self._keys.setdefault(pane.model, set()).add(key)
+            self._note(key, pane.end_ms)
         if isinstance(delta, LearningDelta):
             mine.delta.rows += delta.rows
             if not is_late:
@@ -130,28 +132,24 @@ class DriftWindows:
 
     def close(
         self, model: str, watermark_ms: int, now_ms: int, *, until_ms: int | None = None
-    ) -> None:
+    ) -> Steps:
         """Close, in order, every pane that ends by the watermark and ``until_ms``."""
         last_ms = watermark_ms if until_ms is None else min(watermark_ms, until_ms)
         state = self.models.get((model,))
         while state is not None:
-            open_panes = sorted(
-                (self.panes[key].end_ms, key)
-                for key in self._keys.get(model, ())
-                if state.closed_ms is None or self.panes[key].end_ms > state.closed_ms
-            )
+            open_panes = sorted((self.panes[key].end_ms, key) for key in self._open.get(model, ()))
             if state.closed_ms is not None:
                 empty = self._empty_pane(model, state, open_panes)
                 if empty is not None:
                     if empty[1] > last_ms:
                         return
-                    self._close_empty(model, state, *empty, now_ms)
+                    yield from self._close_empty(model, state, *empty, now_ms)
                     continue
             if not open_panes or open_panes[0][0] > last_ms:
                 return
             end_ms = open_panes[0][0]
             keys = [key for end, key in open_panes if end == end_ms]
-            self._close_full(model, state, keys, end_ms, watermark_ms, now_ms)
+            yield from self._close_full(model, state, keys, end_ms, watermark_ms, now_ms)
 
     def _empty_pane(
         self, model: str, state: DriftModel, open_panes: list[tuple[int, PaneKey]]
@@ -168,12 +166,12 @@ class DriftWindows:
 
     def _close_empty(
         self, model: str, state: DriftModel, start_ms: int, end_ms: int, now_ms: int
-    ) -> None:
+    ) -> Steps:
         state.quiet += 1
         state.closed_ms = end_ms
         self.models.touch((model,))
         for series in state.active:
-            self._judge(series, start_ms, end_ms, now_ms)
+            yield from self._judge(series, start_ms, end_ms, now_ms)
 
     def _close_full(
         self,
@@ -183,13 +181,14 @@ class DriftWindows:
         end_ms: int,
         watermark_ms: int,
         now_ms: int,
-    ) -> None:
+    ) -> Steps:
         state.quiet = 0
         state.closed_ms = end_ms
         state.active = [key.series for key in keys]
+        self._open[model].difference_update(keys)
         self.models.touch((model,))
         for key in keys:
-            self._judge(key.series, key.start_ms, end_ms, now_ms)
+            yield from self._judge(key.series, key.start_ms, end_ms, now_ms)
             pane, monitor = self.panes[key], self._look.monitor(model, key.start_ms)
             if monitor is None:
                 continue
@@ -204,7 +203,7 @@ class DriftWindows:
                     self._learner.settle(key.series, end_ms, pane.delta)
         self._prune(model, state)
 
-    def _judge(self, series: Series, start_ms: int, end_ms: int, now_ms: int) -> None:  # noqa: C901 -- one scale after the other
+    def _judge(self, series: Series, start_ms: int, end_ms: int, now_ms: int) -> Steps:  # noqa: C901 -- one scale after the other
         """Send the windows of a series that end with this pane, judged together."""
         monitor = self._look.monitor(series.model, start_ms)
         if monitor is None:
@@ -231,7 +230,8 @@ class DriftWindows:
             contents[scale] = Content(total, status="insufficient")
             if total and reference is not None:
                 sizes[scale] = len(panes), self._seasons.of(reference, monitor, rows)
-        tried = self._test(panes, sizes)
+        questions = self._questions(panes, sizes)
+        tried = tried_by_scale(questions, (yield questions)) if questions else {}
         for scale, content in contents.items():
             key = WindowKey.of("drift", series, scale, end_ms - scale * length)
             if reference is not None and scale in tried:
@@ -253,10 +253,10 @@ class DriftWindows:
         if pane is not None and pane.delta.rows:
             panes.append(pane.delta)
 
-    def _test(
+    def _questions(
         self, panes: Sequence[PaneCounts], sizes: Mapping[int, tuple[int, Reference]]
-    ) -> dict[int, _Tried]:
-        """Test windows that end with the same pane, at once if they are held to the same.
+    ) -> list[Question]:
+        """Ask for the tests of windows that end with the same pane, by what they are held to.
 
         ``sizes`` are the panes of each, and what it is held to, by scale.
         """
@@ -265,19 +265,20 @@ class DriftWindows:
         for scale, (size, reference) in sizes.items():
             together.setdefault(id(reference), {})[scale] = size
             held_to[id(reference)] = reference
-        tried: dict[int, _Tried] = {}
-        for same, mine in together.items():
-            stack = Stack(panes[: max(mine.values())], list(mine.values()))
-            trials = self._judge_of(held_to[same]).test_all(stack)
-            for i, (scale, trial) in enumerate(zip(mine, trials, strict=True)):
-                tried[scale] = _Tried(stack, i, trial)
-        return tried
+        return [
+            Question(
+                self._judge_of(held_to[same]),
+                Stack(panes[: max(mine.values())], list(mine.values())),
+                list(mine),
+            )
+            for same, mine in together.items()
+        ]
 
     def _describe(
         self,
         key: WindowKey,
         end_ms: int,
-        tried: _Tried,
+        tried: Tried,
         reference: Reference,
         content: Content,
         held_to: Reference | None,
@@ -285,9 +286,9 @@ class DriftWindows:
         """Put what was measured into a window; moments only into one held to ``held_to``."""
         content.texts.append(tried.trial.text)
         if held_to is not None:
-            content.measures += describing.measures(tried.stack.newest, held_to)
-        content.measures += self._estimates(
-            key, end_ms, tried.stack, tried.window, reference, tried.trial.far
+            content.texts.append(self._judge_of(held_to).describer.text(tried.stack.newest))
+        content.texts.append(
+            self._estimates(key, end_ms, tried.stack, tried.window, reference, tried.trial.far)
         )
 
     def _held_to(self, series: Series) -> tuple[Reference | None, int | None]:
@@ -323,7 +324,7 @@ class DriftWindows:
     def _decide(
         self,
         contents: Mapping[int, Content],
-        tried: Mapping[int, _Tried],
+        tried: Mapping[int, Tried],
         reference: Reference | None,
         monitor: Monitor,
     ) -> None:
@@ -368,7 +369,8 @@ class DriftWindows:
         content = Content(sum(pane.rows for pane in panes), status="insufficient")
         if panes and reference is not None and first_ms is not None and key.start_ms >= first_ms:
             held_to = self._seasons.of(reference, monitor, rows)
-            tried = self._test(panes, {key.scale: (len(panes), held_to)})
+            questions = self._questions(panes, {key.scale: (len(panes), held_to)})
+            tried = tried_by_scale(questions, answers(questions))
             described = held_to if len(rows) == 1 else None
             self._describe(key, sent.end_ms, tried[key.scale], reference, content, described)
             self._decide({key.scale: content}, tried, reference, monitor)
@@ -385,15 +387,13 @@ class DriftWindows:
 
     def _prune(self, model: str, state: DriftModel) -> None:
         before_ms = self._forgotten_ms(model, state)
-        keys = self._keys.get(model, set())
-        for key in [key for key in keys if self.panes[key].end_ms <= before_ms]:
-            keys.discard(key)
-            del self.panes[key]
-        alive = {key.series for key in keys}
-        for series in self._series(model):
-            if series not in alive:
+        ends = self._ends.get(model, {})
+        gone: set[Series] = set()
+        for end_ms in [end_ms for end_ms in ends if end_ms <= before_ms]:
+            for key in ends.pop(end_ms):
+                gone.add(key.series)
+                del self.panes[key]
+        if gone:
+            for series in gone - {key.series for keys in ends.values() for key in keys}:
                 del self.starts[series]
         self._publisher.prune("drift", model, before_ms)
-
-    def _series(self, model: str) -> Iterator[Series]:
-        return (Series(*key) for key, _ in self.starts.items() if key[0] == model)  # type: ignore[arg-type]

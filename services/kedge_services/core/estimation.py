@@ -26,7 +26,7 @@ from kedge import Measure, Reference
 from kedge.panes import Calibrator
 from kedge_services.core.binning import calibrated
 from kedge_services.core.calibration import LEAST_SCORED
-from kedge_services.core.measuring import trusted_measure
+from kedge_services.core.measuring import as_json, head, measures_text, trusted_measure
 from kedge_services.core.ranking import area_under_curve
 from kedge_services.core.sketches import FIXED_POINT, SCORE_BINS, ScoreCounts
 from kedge_services.core.stacks import Stack
@@ -53,6 +53,7 @@ MOST_OUTSIDE: Final = 0.05
 #: Largest share of the rows by which a feature may have moved at least.
 MOST_DRIFT: Final = 0.3
 _BINARY: Final = ("accuracy", "precision", "recall", "f1", "auc")
+_HEADS: Final = [head(f"estimated_{name}", None) for name in _BINARY]
 
 _Floats = NDArray[np.float64]
 
@@ -147,8 +148,8 @@ def estimated_measures(
     positive: str | None,
     far: tuple[str, float] | None,
     doubt: str | None = None,
-) -> list[Measure]:
-    """Give the estimates of a window, or why they are not valid.
+) -> bytes:
+    """Write the estimates of a window, or why they are not valid.
 
     Parameters
     ----------
@@ -160,21 +161,27 @@ def estimated_measures(
         Why no estimate of this series is believed at present, whatever the window.
     """
     if reference.score is None:
-        return []
+        return b""
     n, rows, outside = stack.scored(window), stack.rows[window], stack.outside[window]
     reasons = objections(reference, n=n, rows=rows, outside=outside, far=too_far(far))
     if doubt is not None:
         reasons.append(doubt)
-    if reasons:
-        return not_valid(n, reasons, positive=positive)
-    return [found.measure() for found in estimates(stack.scores(window), positive=positive)]
+    if not reasons:
+        found = estimates(stack.scores(window), positive=positive)
+        return measures_text(one.measure() for one in found)
+    rest = b',"n":%d,"note":%b}' % (n, as_json(_note(reasons)))
+    return b",".join(start + rest for start in (_HEADS if positive is not None else _HEADS[:1]))
 
 
 def not_valid(n: int, reasons: Iterable[str], *, positive: str | None) -> list[Measure]:
     """Give measures that say instead of a value why there is none."""
-    note = "not valid: " + "; ".join(reasons)
+    note = _note(reasons)
     names = _BINARY if positive is not None else _BINARY[:1]
     return [trusted_measure(f"estimated_{name}", None, None, n, note=note) for name in names]
+
+
+def _note(reasons: Iterable[str]) -> str:
+    return "not valid: " + "; ".join(reasons)
 
 
 def objections(

@@ -9,20 +9,103 @@ is back in one partition may be back in all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
-from kedge.panes import ModelClock, Progress
+import msgspec
 
-__all__ = ["Topic", "data_watermark", "event_watermark", "silent_watermark", "woken"]
+__all__ = [
+    "Clock",
+    "Reported",
+    "Source",
+    "Topic",
+    "careful_watermark",
+    "data_watermark",
+    "event_watermark",
+    "silent_watermark",
+    "woken",
+]
 
 Topic = Literal["predictions", "outcomes"]
 
 
+class Clock(msgspec.Struct, gc=False):
+    """How far a model has come, see :class:`kedge.panes.ModelClock`; never changed."""
+
+    max_ms: int
+    seen_ms: int
+
+
+class Moment(Protocol):
+    """What both clocks say."""
+
+    @property
+    def max_ms(self) -> int:
+        """The model's largest event time."""
+
+    @property
+    def seen_ms(self) -> int:
+        """The partition's clock when its last record was read."""
+
+
+class Reported(Protocol):
+    """What is known of a source partition; see :class:`kedge.Progress`."""
+
+    @property
+    def partition(self) -> int:
+        """Which it is."""
+
+    @property
+    def partitions(self) -> int:
+        """How many there are."""
+
+    @property
+    def clock_ms(self) -> Mapping[str, int]:
+        """Its clock, by topic."""
+
+    @property
+    def since_ms(self) -> Mapping[str, int]:
+        """The first clock it reported, by topic."""
+
+    @property
+    def predictions(self) -> Mapping[str, Moment]:
+        """By model."""
+
+    @property
+    def outcomes(self) -> Mapping[str, Moment]:
+        """By model."""
+
+
+class Source(msgspec.Struct):
+    """What is kept of the last progress of a source partition; never changed."""
+
+    partition: int
+    partitions: int
+    clock_ms: dict[str, int]
+    since_ms: dict[str, int]
+    predictions: dict[str, Clock]
+    outcomes: dict[str, Clock]
+
+    @classmethod
+    def of(cls, progress: Reported) -> Source:
+        """Keep the clocks; offsets and fates are for others."""
+        return cls(
+            progress.partition,
+            progress.partitions,
+            dict(progress.clock_ms),
+            dict(progress.since_ms),
+            {
+                model: Clock(time.max_ms, time.seen_ms)
+                for model, time in progress.predictions.items()
+            },
+            {model: Clock(time.max_ms, time.seen_ms) for model, time in progress.outcomes.items()},
+        )
+
+
 def woken(
-    sources: Iterable[Progress],
-    progress: Progress,
+    sources: Iterable[Reported],
+    progress: Reported,
     topic: Topic,
     model: str,
     *,
@@ -51,7 +134,7 @@ def woken(
 
 
 def event_watermark(
-    sources: Iterable[Progress],
+    sources: Iterable[Reported],
     topic: Topic,
     model: str,
     *,
@@ -72,6 +155,30 @@ def event_watermark(
     about then.
     """
     sources = list(sources)
+    times = [_clocks(source, topic).get(model) for source in sources]
+    if not any(times):
+        return None
+    if not any(
+        time is None or source.clock_ms.get(topic, 0) - time.seen_ms >= idle_after_ms
+        for time, source in zip(times, sources, strict=True)
+    ):
+        # The usual case, asked for every model at every step: nowhere missing, nowhere idle.
+        return min(time.max_ms for time in times if time is not None) - grace_ms
+    return careful_watermark(
+        sources, topic, model, grace_ms=grace_ms, idle_after_ms=idle_after_ms, woke_ms=woke_ms
+    )
+
+
+def careful_watermark(
+    sources: Sequence[Reported],
+    topic: Topic,
+    model: str,
+    *,
+    grace_ms: int,
+    idle_after_ms: int,
+    woke_ms: int | None = None,
+) -> int | None:
+    """Give what :func:`event_watermark` gives, partition by partition."""
     since = _Since.of(sources, topic, model, idle_after_ms=idle_after_ms, woke_ms=woke_ms)
     least: int | None = None
     newest: int | None = None
@@ -95,7 +202,7 @@ def event_watermark(
 
 
 def data_watermark(
-    sources: Iterable[Progress],
+    sources: Iterable[Reported],
     model: str,
     *,
     grace_ms: int,
@@ -109,6 +216,8 @@ def data_watermark(
     idle, does not count.  ``woke_ms`` is that of the predictions.
     """
     sources = list(sources)
+    if not any(model in source.outcomes for source in sources):
+        return None
     since = _Since.of(sources, "predictions", model, idle_after_ms=idle_after_ms, woke_ms=woke_ms)
     least: int | None = None
     for source in sources:
@@ -123,7 +232,7 @@ def data_watermark(
 
 
 def silent_watermark(
-    sources: Iterable[Progress], model: str, *, first_ms: int, since_ms: int, idle_after_ms: int
+    sources: Iterable[Reported], model: str, *, first_ms: int, since_ms: int, idle_after_ms: int
 ) -> int | None:
     """Give the outcomes' watermark of a model that has never had an outcome.
 
@@ -146,18 +255,18 @@ def silent_watermark(
     return first_ms + silence if silence >= idle_after_ms else None
 
 
-def _clocks(source: Progress, topic: Topic) -> dict[str, ModelClock]:
+def _clocks(source: Reported, topic: Topic) -> Mapping[str, Moment]:
     return source.predictions if topic == "predictions" else source.outcomes
 
 
-def _silence(source: Progress, topic: Topic, time: ModelClock | None) -> int:
+def _silence(source: Reported, topic: Topic, time: Moment | None) -> int:
     """Give how long the partition's clock has gone on without the model."""
     clock_ms = source.clock_ms.get(topic, 0)
     seen_ms = source.since_ms.get(topic, clock_ms) if time is None else time.seen_ms
     return clock_ms - seen_ms
 
 
-def _newest_seen(sources: Iterable[Progress], topic: Topic, model: str) -> int | None:
+def _newest_seen(sources: Iterable[Reported], topic: Topic, model: str) -> int | None:
     times = (_clocks(source, topic).get(model) for source in sources)
     return max((time.seen_ms for time in times if time is not None), default=None)
 
@@ -173,7 +282,7 @@ class _Since:
     @classmethod
     def of(
         cls,
-        sources: Iterable[Progress],
+        sources: Iterable[Reported],
         topic: Topic,
         model: str,
         *,
@@ -185,6 +294,6 @@ class _Since:
             least_ms = max(least_ms, woke_ms + idle_after_ms)
         return cls(topic, idle_after_ms, least_ms)
 
-    def is_idle(self, source: Progress, time: ModelClock | None) -> bool:
+    def is_idle(self, source: Reported, time: Moment | None) -> bool:
         is_silent = _silence(source, self.topic, time) >= self.idle_after_ms
         return is_silent and source.clock_ms.get(self.topic, 0) >= self.least_ms

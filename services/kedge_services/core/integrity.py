@@ -8,13 +8,14 @@ Good 1953: the number of categories seen once estimates how often a new one come
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kedge import Detection, FeatureReference, Reference
+from kedge import Detection, Reference
+from kedge_services.core.counters import Counter, counters
 from kedge_services.core.measuring import head, numbers
 from kedge_services.core.overdispersion import counter_overdispersion
 from kedge_services.core.packed import Layout
@@ -30,7 +31,7 @@ __all__ = [
     "ln_hypergeometric",
     "ln_upper_tail",
     "rounded",
-    "valid_rows",
+    "try_counters",
 ]
 
 #: A share that changed by less is not worth an alarm, whatever its p-value.
@@ -44,35 +45,6 @@ _BOTH_SIDES: Final = frozenset({"null"})
 #: What is written of a counter that is nothing.
 _ZERO: Final = b'0.0,"low":0.0,"high":0.0,"n":'
 _Ints = NDArray[np.int64]
-
-
-class _Counter(NamedTuple):
-    """One counter of all features that have it: what does not depend on the window.
-
-    Attributes
-    ----------
-    features
-        Their numbers.
-    is_of_valid
-        Whether the values that could be judged are counted against, or all values.
-    known, rows
-        Of the reference: marked values, and all they are out of.
-    phi
-        Overdispersion.
-    parts
-        Counters of a window whose sum it is.
-    gaps
-        Or the bins, of the one feature it is of.
-    """
-
-    name: str
-    features: _Ints
-    is_of_valid: bool
-    known: _Ints
-    rows: _Ints
-    phi: NDArray[np.float64]
-    parts: Sequence[str] = ()
-    gaps: _Ints | None = None
 
 
 class Suspect(NamedTuple):
@@ -114,23 +86,23 @@ class IntegrityJudge:
     def __init__(self, reference: Reference) -> None:
         features = {name: f for name, f in reference.features.items() if f.total}
         self._names = list(features)
-        self._columns = list(_columns(features, counter_overdispersion(reference)))
+        self._columns = list(counters(features, counter_overdispersion(reference)))
         columns = self._columns
         self._of = np.concatenate([c.features for c in columns])
-        self._known = np.concatenate([c.known for c in columns])
-        self._rows = np.concatenate([c.rows for c in columns])
-        self._phi = np.concatenate([c.phi for c in columns])
+        self.known = np.concatenate([c.known for c in columns])
+        self.rows = np.concatenate([c.rows for c in columns])
+        self.phi = np.concatenate([c.phi for c in columns])
         sizes = [c.features.size for c in columns]
         self._is_of_valid = np.repeat([c.is_of_valid for c in columns], sizes).astype(np.bool_)
         self._titles = [c.name for c, size in zip(columns, sizes, strict=True) for _ in range(size)]
-        self._is_both = np.array([name in _BOTH_SIDES for name in self._titles], dtype=np.bool_)
-        self._before = self._known / self._rows
-        self._noise = self._phi * self._before * (1 - self._before) / self._rows
+        self.is_both = np.array([name in _BOTH_SIDES for name in self._titles], dtype=np.bool_)
+        self.before = self.known / self.rows
+        self.noise = self.phi * self.before * (1 - self.before) / self.rows
         self._heads = [
             head(f"{title}_share", self._names[i]) + b',"value":'
             for title, i in zip(self._titles, self._of.tolist(), strict=True)
         ]
-        self._tails = [b',"threshold":' + text for text in numbers(self._before.tolist())]
+        self._tails = [b',"threshold":' + text for text in numbers(self.before.tolist())]
         # Between two numbers of rows: the end of a measure, and the next one of zero.
         ends = [b"", *(tail + b"}," for tail in self._tails)]
         self._starts = list(map(bytes.__add__, ends, self._heads))
@@ -138,39 +110,7 @@ class IntegrityJudge:
         # Where in a layout they lie; for the last one that was seen.
         self._gathered: tuple[Layout, _Ints, _Ints, _Ints] | None = None
 
-    def test(self, stack: Stack) -> list[Counted]:
-        """Measure and test all counters of windows."""
-        if not self._heads:
-            return [Counted(b"", [], 0)] * len(stack)
-        k, n = self._numbers(stack)
-        is_fit = n > 0
-        total = np.maximum(1, n)
-        share = k / total
-        variance = self._phi * share * (1 - share) / total
-        error = Z80 * np.sqrt(variance + self._noise)
-        is_suspect = (np.abs(share - self._before) - error >= COUNTER_FLOOR) & is_fit
-        is_suspect &= self._is_both | (share > self._before)
-        margin = Z80 * np.sqrt(variance)
-        lows, highs = np.maximum(0.0, share - margin), np.minimum(1.0, share + margin)
-        # Most counters are nothing, and what is said of nothing is known.
-        window, place = np.nonzero(k)
-        columns = (column[window, place] for column in (share, lows, highs))
-        written = numbers(np.stack(list(columns), axis=1).ravel().tolist())
-        texts: list[dict[int, bytes]] = [{} for _ in range(len(stack))]
-        for i, (w, at) in enumerate(zip(window.tolist(), place.tolist(), strict=True)):
-            value, low, high = written[3 * i : 3 * i + 3]
-            texts[w][at] = b'%b,"low":%b,"high":%b,"n":' % (value, low, high)
-        suspects = self._suspects(is_suspect, k, n, share)
-        counts = numbers(n.ravel().tolist())
-        width = self._of.size
-        found = []
-        for w, (fit, of_zero) in enumerate(zip(is_fit.tolist(), texts, strict=True)):
-            mine = counts[w * width : w * width + width]
-            text = self._text(of_zero, mine, fit, suspects[w])
-            found.append(Counted(text, list(suspects[w].values()), sum(fit)))
-        return found
-
-    def _numbers(self, stack: Stack) -> tuple[_Ints, _Ints]:
+    def numbers(self, stack: Stack) -> tuple[_Ints, _Ints]:
         """Give the marked values of every counter, and all they are out of."""
         if self._gathered is None or self._gathered[0] is not stack.layout:
             self._gathered = (stack.layout, *self._gather(stack.layout))
@@ -199,14 +139,19 @@ class IntegrityJudge:
                 second.append(two)
         return np.array(features), np.array(first), np.array(second)
 
-    def _in_gaps(self, stack: Stack, column: _Counter, gaps: _Ints) -> _Ints | int:
+    def _in_gaps(self, stack: Stack, column: Counter, gaps: _Ints) -> _Ints | int:
         at = stack.layout.places.get(self._names[int(column.features[0])])
         if at is None or not stack.layout.sizes[at]:
             return 0
         found: _Ints = stack.counts[:, gaps + stack.layout.starts[at]].sum(axis=1)
         return found
 
-    def _suspects(
+    @property
+    def width(self) -> int:
+        """Number of counters."""
+        return len(self._heads)
+
+    def suspects(
         self, is_suspect: NDArray[np.bool_], k: _Ints, n: _Ints, share: NDArray[np.float64]
     ) -> list[dict[int, Suspect]]:
         """Give the suspects of every window by their place."""
@@ -215,16 +160,16 @@ class IntegrityJudge:
         for w, i in zip(*(found.tolist() for found in np.nonzero(is_suspect)), strict=True):
             rows, name = int(n[w, i]), self._titles[i]
             ln_p = ln_hypergeometric(
-                int(k[w, i]), rows, int(self._known[i]), int(self._rows[i]),
-                phi=float(self._phi[i]), is_both_sides=name in _BOTH_SIDES,
+                int(k[w, i]), rows, int(self.known[i]), int(self.rows[i]),
+                phi=float(self.phi[i]), is_both_sides=name in _BOTH_SIDES,
             )  # fmt: skip
             suspects[w][i] = Suspect(
-                self._names[int(self._of[i])], name, float(share[w, i]), float(self._before[i]),
+                self._names[int(self._of[i])], name, float(share[w, i]), float(self.before[i]),
                 rows, ln_p,
             )  # fmt: skip
         return suspects
 
-    def _text(
+    def text(
         self,
         numbers_of: Mapping[int, bytes],
         n: Sequence[bytes],
@@ -253,62 +198,52 @@ class IntegrityJudge:
         return b"".join(both) + self._tails[-1] + b"}"
 
 
+def try_counters(judges: Sequence[IntegrityJudge], stacks: Sequence[Stack]) -> list[list[Counted]]:
+    """Measure and test all counters of the windows of several series.
+
+    All have as many counters and windows; one comes out as if it were tested alone.
+    """
+    width = judges[0].width
+    if not width:
+        return [[Counted(b"", [], 0)] * len(stack) for stack in stacks]
+    pairs = [judge.numbers(stack) for judge, stack in zip(judges, stacks, strict=True)]
+    k, n = np.array([k for k, _ in pairs]), np.array([n for _, n in pairs])
+    phi, before, noise, is_both = (
+        np.array([getattr(judge, name) for judge in judges])[:, None]
+        for name in ("phi", "before", "noise", "is_both")
+    )
+    is_fit = n > 0
+    total = np.maximum(1, n)
+    share = k / total
+    variance = phi * share * (1 - share) / total
+    error = Z80 * np.sqrt(variance + noise)
+    is_suspect = (np.abs(share - before) - error >= COUNTER_FLOOR) & is_fit
+    is_suspect &= is_both | (share > before)
+    margin = Z80 * np.sqrt(variance)
+    lows, highs = np.maximum(0.0, share - margin), np.minimum(1.0, share + margin)
+    # Most counters are nothing, and what is said of nothing is known.
+    places = np.nonzero(k)
+    columns = (column[places] for column in (share, lows, highs))
+    written = numbers(np.stack(list(columns), axis=1).ravel().tolist())
+    texts: list[list[dict[int, bytes]]] = [[{} for _ in range(len(stack))] for stack in stacks]
+    for i, (one, w, at) in enumerate(zip(*(place.tolist() for place in places), strict=True)):
+        value, low, high = written[3 * i : 3 * i + 3]
+        texts[one][w][at] = b'%b,"low":%b,"high":%b,"n":' % (value, low, high)
+    counts, fits = numbers(n.ravel().tolist()), is_fit.tolist()
+    found, start = [], 0
+    for one, judge in enumerate(judges):
+        suspects = judge.suspects(is_suspect[one], k[one], n[one], share[one])
+        mine = []
+        for fit, of_some, suspected in zip(fits[one], texts[one], suspects, strict=True):
+            text = judge.text(of_some, counts[start : start + width], fit, suspected)
+            mine.append(Counted(text, list(suspected.values()), sum(fit)))
+            start += width
+        found.append(mine)
+    return found
+
+
 def _evidence(suspect: Suspect) -> bytes:
     return b',"evidence":' + numbers([suspect.ln_p])[0]
-
-
-def _columns(
-    features: Mapping[str, FeatureReference], phi: Mapping[str, Mapping[str, float]]
-) -> Iterator[_Counter]:
-    numbered = list(enumerate(features.items()))
-
-    def column(
-        name: str,
-        known: Mapping[int, int],
-        parts: Sequence[str] = (),
-        *,
-        is_of_valid: bool = True,
-        gaps: _Ints | None = None,
-    ) -> _Counter:
-        mine = [item for i, item in numbered if i in known]
-        rows = [valid_rows(f) if is_of_valid else f.total for _, f in mine]
-        return _Counter(
-            name,
-            np.array(list(known), dtype=np.int64),
-            is_of_valid,
-            np.array(list(known.values()), dtype=np.int64),
-            np.array(rows, dtype=np.int64),
-            np.array([phi[feature][name] for feature, _ in mine], dtype=np.float64),
-            parts,
-            gaps,
-        )
-
-    everything = [(i, f) for i, (_, f) in numbered]
-    judged = [(i, f) for i, f in everything if valid_rows(f)]
-    numeric = [(i, f) for i, f in judged if f.kind == "numeric"]
-    yield column("null", {i: f.null for i, f in everything}, ["null"], is_of_valid=False)
-    yield column(
-        "type_error", {i: f.type_error for i, f in everything}, ["type_error"], is_of_valid=False
-    )
-    yield column(
-        "not_finite",
-        {i: f.nan + f.inf for i, f in everything},
-        ["nan", "inf"],
-        is_of_valid=False,
-    )
-    unseen = {i: f.f1 for i, f in judged if f.kind == "categorical"}
-    yield column("unseen", unseen, ["unseen"])
-    yield column("below", {i: f.below for i, f in numeric}, ["below"])
-    yield column("above", {i: f.above for i, f in numeric}, ["above"])
-    for i, f in numeric:
-        if (gaps := _gaps(f)) is not None:
-            yield column("unseen", {i: f.f1}, gaps=gaps)
-
-
-def valid_rows(reference: FeatureReference) -> int:
-    """Give N: the reference's values that could be judged."""
-    bad = reference.null + reference.nan + reference.inf + reference.type_error
-    return reference.total - bad
 
 
 def rounded(ln_p: float) -> float:
@@ -372,14 +307,3 @@ def ln_upper_tail(k: int, n: int, marked: int, total: int) -> float:
 
 def _ln_choose(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-
-
-def _gaps(feature: FeatureReference) -> NDArray[np.int64] | None:
-    """Give the inner gap bins of a few-valued feature; None for any other."""
-    cuts: Sequence[float] = feature.cuts
-    if not cuts or len(cuts) % 2 or any(feature.counts[::2]):
-        return None
-    pairs = zip(cuts[::2], cuts[1::2], strict=True)
-    if any(math.nextafter(atom, -math.inf) != gap for gap, atom in pairs):
-        return None
-    return np.arange(2, len(cuts), 2)

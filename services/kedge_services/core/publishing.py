@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -12,7 +13,7 @@ from kedge import Detection, Measure
 from kedge.base import SCHEMA_VERSION, AlertKind, WindowKind
 from kedge_services.core.folding import Series
 from kedge_services.core.measuring import measures_text
-from kedge_services.core.shelf import Shelf
+from kedge_services.core.shelf import Shelf, quick_json
 
 __all__ = ["Content", "Publisher", "Sent", "SentWindow", "Status", "WindowKey"]
 
@@ -125,6 +126,11 @@ class Sent:
         return cls(end_ms, revision, status, is_decided, is_final, is_stale, found, near)
 
 
+def _written(data: list[Any]) -> bytes:
+    """Write what was sent; a detection may have a number that only the slower way can write."""
+    return json.dumps(data, separators=(",", ":")).encode() if data[6] else quick_json(data)
+
+
 class Publisher:
     """Sends windows and remembers what was sent, as long as it may be revised.
 
@@ -136,7 +142,7 @@ class Publisher:
     """
 
     def __init__(self, revise_interval_ms: int) -> None:
-        self.sent: Shelf[Sent] = Shelf("window", Sent.encode, Sent.decode)
+        self.sent: Shelf[Sent] = Shelf("window", Sent.encode, Sent.decode, _written)
         #: Labels of every model so far, over all its versions; windows tell it as
         #: of when they are sent.
         self.labelled: Shelf[int] = Shelf("labelled", int, int)
@@ -145,13 +151,14 @@ class Publisher:
         # Processing time is no state: after a restart a revision may come early.
         self._sent_ms: dict[WindowKey, int] = {}
         self._stale: dict[WindowKey, None] = {}
-        self._by_model: dict[tuple[str, str], set[WindowKey]] = {}
+        # By kind and model, the windows of the same end.
+        self._by_model: dict[tuple[str, str], dict[int, set[WindowKey]]] = {}
 
     def start(self) -> None:
         """Find again what was stale when the state was kept."""
         for plain, sent in sorted(self.sent.items()):
             key = WindowKey(*plain)  # type: ignore[arg-type]
-            self._by_model.setdefault((key.kind, key.model), set()).add(key)
+            self._note(key, sent.end_ms)
             if sent.is_stale:
                 self._stale[key] = None
 
@@ -161,7 +168,11 @@ class Publisher:
 
     def sent_of(self, kind: WindowKind, model: str) -> list[tuple[WindowKey, Sent]]:
         """Give the windows of a kind that were sent and may still be revised."""
-        return [(key, self.sent[key]) for key in self._by_model.get((kind, model), ())]
+        ends = self._by_model.get((kind, model), {})
+        return [(key, self.sent[key]) for keys in ends.values() for key in keys]
+
+    def _note(self, key: WindowKey, end_ms: int) -> None:
+        self._by_model.setdefault((key.kind, key.model), {}).setdefault(end_ms, set()).add(key)
 
     def send(
         self,
@@ -180,7 +191,7 @@ class Publisher:
         sent = self.sent.get(key)
         if sent is None:
             sent = Sent(end_ms)
-            self._by_model.setdefault((key.kind, key.model), set()).add(key)
+            self._note(key, end_ms)
         else:
             sent.revision += 1
         # When the first decision fell depends on how labels and commits interleaved;
@@ -216,7 +227,9 @@ class Publisher:
             "labelled_total": self.labelled.get((key.model,)) or 0,
             "status": sent.status,
             "measures": msgspec.Raw(measures),
-            "detections": [d.model_dump(mode="json", exclude_none=True) for d in sent.detections],
+            "detections": [
+                msgspec.Raw(d.model_dump_json(exclude_none=True).encode()) for d in sent.detections
+            ],
             "near_alarms": sent.near,
         }
         return SentWindow(window_id, _encode(fields))
@@ -244,12 +257,12 @@ class Publisher:
 
     def prune(self, kind: WindowKind, model: str, before_ms: int) -> None:
         """Drop windows that ended by then: they will not be revised any more."""
-        keys = self._by_model.get((kind, model), set())
-        for key in [key for key in keys if self.sent[key].end_ms <= before_ms]:
-            keys.discard(key)
-            del self.sent[key]
-            self._sent_ms.pop(key, None)
-            self._stale.pop(key, None)
+        ends = self._by_model.get((kind, model), {})
+        for end_ms in [end_ms for end_ms in ends if end_ms <= before_ms]:
+            for key in ends.pop(end_ms):
+                del self.sent[key]
+                self._sent_ms.pop(key, None)
+                self._stale.pop(key, None)
 
     def take(self) -> list[SentWindow]:
         """Give the windows to be sent and begin anew."""

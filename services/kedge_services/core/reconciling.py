@@ -172,8 +172,8 @@ class Reconciler:
         window: int,
         reference: Reference,
         far: tuple[str, float] | None,
-    ) -> list[Measure]:
-        """Give the estimates of a drift window, or why they are not valid.
+    ) -> bytes:
+        """Write the estimates of a drift window, or why they are not valid.
 
         Parameters
         ----------
@@ -184,7 +184,7 @@ class Reconciler:
         """
         monitor = self._look.monitor(key.model, key.start_ms)
         if monitor is None or monitor.task == "regression":
-            return []
+            return b""
         if key.scale == 1:
             self._look_for_far(key, monitor, too_far(far))
         return estimated_measures(
@@ -192,9 +192,11 @@ class Reconciler:
             doubt=self._doubt(key, end_ms, monitor),
         )  # fmt: skip
 
-    def take_outdated(self) -> list[WindowKey]:
-        """Give the drift windows that were sent with estimates that are not valid after all."""
-        taken, self._outdated = list(self._outdated), {}
+    def take_outdated(self, model: str) -> list[WindowKey]:
+        """Give a model's drift windows that were sent with estimates that are not valid."""
+        taken = [key for key in self._outdated if key.model == model]
+        for key in taken:
+            del self._outdated[key]
         return taken
 
     def _look_for_far(

@@ -6,9 +6,13 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Change", "Key", "Shelf"]
+import msgspec
+
+__all__ = ["Change", "Key", "Shelf", "quick_json"]
 
 T = TypeVar("T")
+#: Quicker than json, but NaN and infinities become null.
+quick_json = msgspec.json.Encoder().encode
 Key = tuple[str | int, ...]
 Change = tuple[bytes, bytes | None]
 
@@ -24,10 +28,19 @@ class Shelf(Generic[T]):
         First part of every key in the changelog; tells shelves apart.
     encode, decode
         Between a piece and JSON data.
+    write
+        Writes that data as JSON; by default in a way that takes any number.
     """
 
-    def __init__(self, name: str, encode: Callable[[T], Any], decode: Callable[[Any], T]) -> None:
+    def __init__(
+        self,
+        name: str,
+        encode: Callable[[T], Any],
+        decode: Callable[[Any], T],
+        write: Callable[[Any], bytes] | None = None,
+    ) -> None:
         self.name = name
+        self._write = write or _dumps
         self._encode, self._decode = encode, decode
         self._pieces: dict[Key, T] = {}
         self._changed: dict[Key, None] = {}
@@ -69,10 +82,10 @@ class Shelf(Generic[T]):
         """Give what changed since the last call, None for a piece that is gone."""
         changed, self._changed = self._changed, {}
         for key in changed:
-            name = _dumps([self.name, *key])
+            name = quick_json([self.name, *key])
             if key in self._pieces:
                 self._stored.add(key)
-                yield name, _dumps(self._encode(self._pieces[key]))
+                yield name, self._write(self._encode(self._pieces[key]))
             elif key in self._stored:
                 self._stored.discard(key)
                 yield name, None

@@ -1,9 +1,9 @@
 """Shifts: how far counts are from the reference's, and how sure one can be of it.
 
 All functions take many features at once, one a row, as integers; ``dispersion`` is the
-overdispersion phi of each row, by which numbers of rows are divided.  ``current`` may have
-more dimensions than ``reference``: several windows are then tested at once.  A row without
-a count on either side gives numbers that mean nothing.
+overdispersion phi of each row, by which numbers of rows are divided.  There may be more
+dimensions, as far as they broadcast: several windows are then tested at once.  A row
+without a count on either side gives numbers that mean nothing.
 
 References
 ----------
@@ -66,14 +66,14 @@ def numeric_shifts(reference: _Ints, current: _Ints, dispersion: _Floats) -> Shi
     Parameters
     ----------
     reference, current
-        Shape (features, bins) and (..., features, bins).
+        Shape (..., features, bins).
     dispersion
-        Shape (features,).
+        Shape (..., features).
     """
     big_n, n = _rows(reference), _rows(current)
     big_f, f = np.cumsum(reference, axis=-1), np.cumsum(current, axis=-1)
     # Integers: the place of the maximum must not depend on rounding.
-    differences = np.abs(f * big_n[:, None] - big_f * n[..., None])
+    differences = np.abs(f * big_n[..., None] - big_f * n[..., None])
     at = _places(differences.argmax(axis=-1), differences.shape[-1])
     d = differences.reshape(-1)[at] / (n * big_n)
     q = (f + big_f).reshape(-1)[at] / (n + big_n)
@@ -84,17 +84,17 @@ def numeric_shifts(reference: _Ints, current: _Ints, dispersion: _Floats) -> Shi
 
 
 def categorical_shifts(
-    reference: _Ints, current: _Ints, dispersion: _Floats, unevenness: float = 1.0
+    reference: _Ints, current: _Ints, dispersion: _Floats, unevenness: float | _Floats = 1.0
 ) -> Shifts:
     """Test shares row by row by the two-sample chi-square; the effect is Cohen's w.
 
     Parameters
     ----------
     reference, current
-        Shape (features, categories) and (..., features, categories): first what is in no
-        category of its own (other and unseen), then the categories.
+        Shape (..., features, categories): first what is in no category of its own (other
+        and unseen), then the categories.
     dispersion
-        Shape (features,).
+        Shape (..., features).
     unevenness
         r: how unevenly the overdispersion lies on the contrasts between categories.
 
@@ -114,7 +114,7 @@ def categorical_shifts(
     pooled = before + now
     used = pooled > 0
     share = np.where(used, pooled, 1) / (n + big_n)[..., None]
-    terms = (before / big_n[:, None] - now / n[..., None]) ** 2 / share
+    terms = (before / big_n[..., None] - now / n[..., None]) ** 2 / share
     # Exactly rounded sums, so that neither order nor padding matters.
     rows = terms.reshape(-1, terms.shape[-1]).tolist()
     w2 = np.array([math.fsum(row) for row in rows]).reshape(n.shape)
@@ -153,7 +153,7 @@ def distances(reference: _Ints, current: _Ints) -> tuple[_Floats, _Floats]:
     """PSI and Jensen-Shannon row by row, as in :mod:`kedge_services.core.distances`."""
     used = (reference + current) > 0
     bins = used.sum(axis=-1, keepdims=True)
-    big_n, n = _rows(reference)[:, None], _rows(current)[..., None]
+    big_n, n = _rows(reference)[..., None], _rows(current)[..., None]
     p, q = (reference + 0.5) / (big_n + bins / 2), (current + 0.5) / (n + bins / 2)
     psi = np.where(used, (p - q) * np.log(p / q), 0.0).sum(axis=-1)
     p, q = reference / big_n, current / n
@@ -164,7 +164,8 @@ def distances(reference: _Ints, current: _Ints) -> tuple[_Floats, _Floats]:
 
 def _rows(counts: _Ints) -> _Ints:
     """Give the number of rows; 1 where there is none, to divide by."""
-    return np.maximum(1, counts.sum(axis=-1))
+    rows: _Ints = np.maximum(1, counts.sum(axis=-1))
+    return rows
 
 
 def _joined(reference: _Ints, current: _Ints, big_n: _Ints, n: _Ints) -> tuple[_Ints, _Ints]:

@@ -184,21 +184,13 @@ class ScoreCounts:
         return ScoreCounts(self.n + other.n, self.total + other.total)
 
     def encode(self) -> dict[str, Any]:
-        """Give JSON data: the bins in use."""
-        used = np.flatnonzero(self.n)
-        return {
-            "bins": pack_integers(used),
-            "n": pack_integers(self.n[used]),
-            "total": pack_integers(self.total[used]),
-        }
+        """Give JSON data: all bins, which is read sooner than the bins in use."""
+        return {"n": pack_integers(self.n), "total": pack_integers(self.total)}
 
     @classmethod
     def decode(cls, data: Mapping[str, Any]) -> Self:
         """Read what :meth:`encode` gave."""
-        counts, used = cls(), unpack_integers(data["bins"])
-        counts.n[used] = unpack_integers(data["n"])
-        counts.total[used] = unpack_integers(data["total"])
-        return counts
+        return cls(unpack_integers(data["n"]), unpack_integers(data["total"]))
 
 
 def score_bins(scores: Sequence[float] | NDArray[np.float64]) -> dict[int, int]:

@@ -92,11 +92,16 @@ class Stack:
 
     def projections(self) -> list[_Ints | None]:
         """Give by window the sums over whole rows, None where there are none."""
-        found: list[_Ints | None] = []
-        for size in self._sizes:
-            known = [p.projection for p in self._panes[:size] if p.projection is not None]
-            found.append(np.sum(known, axis=0) if known else None)
-        return found
+        known = [pane.projection for pane in self._panes if pane.projection is not None]
+        if not known:
+            return [None] * len(self._sizes)
+        sums = np.array(known).cumsum(axis=0)
+        if len(known) == len(self._panes):
+            return [sums[size - 1] for size in self._sizes]
+        numbers = [
+            sum(pane.projection is not None for pane in self._panes[:size]) for size in self._sizes
+        ]
+        return [sums[number - 1] if number else None for number in numbers]
 
     def scored(self, window: int) -> int:
         """Give the number of rows of a window with a score that was calibrated."""

@@ -7,14 +7,18 @@ shelves, piece by piece.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from functools import partial
+from itertools import chain, islice
 from typing import Any, Protocol
 
-from kedge import Monitor, Progress, Reference
+import msgspec
+
+from kedge import Monitor, Reference
 from kedge.base import PaneKind
 from kedge_services.core.deltas import (
     LabelsDelta,
@@ -22,8 +26,11 @@ from kedge_services.core.deltas import (
     PerformanceDelta,
     decode_delta,
 )
+from kedge_services.core.detectors import Trial
 from kedge_services.core.drift_windows import DriftWindows
 from kedge_services.core.frontier import (
+    Reported,
+    Source,
     Topic,
     data_watermark,
     event_watermark,
@@ -37,10 +44,13 @@ from kedge_services.core.pane_counts import PaneCounts, PaneHead
 from kedge_services.core.performance_windows import PerformanceWindows
 from kedge_services.core.publishing import Publisher, SentWindow
 from kedge_services.core.reconciling import Reconciler
-from kedge_services.core.shelf import Change, Shelf
+from kedge_services.core.shelf import Change, Shelf, quick_json
+from kedge_services.core.trying import Question, Steps, answers
 
 __all__ = ["Delivered", "Windows"]
 
+#: Models whose windows are judged together.
+_TOGETHER = 64
 TOPICS: tuple[Topic, Topic] = ("predictions", "outcomes")
 
 
@@ -108,10 +118,10 @@ class Windows:
         )
         self._performance = PerformanceWindows(self._look, self._publisher, self._reconciler.settle)
         self._labels = LabelWindows(self._look, self._publisher)
-        self._sources: Shelf[Progress] = Shelf(
-            "source", lambda p: p.model_dump(mode="json"), Progress.model_validate
+        self._sources: Shelf[Source] = Shelf(
+            "source", lambda source: source, partial(msgspec.convert, type=Source), quick_json
         )
-        self._marks: Shelf[_Marks] = Shelf("watermarks", _Marks.encode, _Marks.decode)
+        self._marks: Shelf[_Marks] = Shelf("watermarks", _Marks.encode, _Marks.decode, quick_json)
         drift, performance, labels = self._drift, self._performance, self._labels
         shelves: list[Shelf[Any]] = [self._sources, self._marks]
         shelves += [self._publisher.sent, self._publisher.labelled]
@@ -170,20 +180,23 @@ class Windows:
         elif isinstance(delta, LabelsDelta):
             self._labels.add(pane, delta, now_ms)
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, progress: Reported) -> None:
         """Take a source partition's progress; :meth:`tick` does what it allows."""
         self._note_awakenings(progress)
-        # Offsets and fates are for others; only the clocks are kept.
-        self._sources[progress.partition,] = progress.model_copy(
-            update={"offsets": {}, "fates": {}}
-        )
+        self._sources[progress.partition,] = Source.of(progress)
         self._sources_expected = progress.partitions
         self._has_progress = True
 
-    def _note_awakenings(self, progress: Progress) -> None:
+    def _note_awakenings(self, progress: Reported) -> None:
         sources = [source for _, source in self._sources.items()]
+        before = self._sources.get((progress.partition,))
         for topic in TOPICS:
-            for model in progress.predictions if topic == "predictions" else progress.outcomes:
+            times = progress.predictions if topic == "predictions" else progress.outcomes
+            known = {} if before is None else getattr(before, topic)
+            for model, time in times.items():
+                last = known.get(model)
+                if last is not None and time.seen_ms - last.seen_ms < self._idle_after_ms:
+                    continue  # it was here just now, so it was not idle everywhere
                 marks = self._marks.get((model,))
                 if marks is None:
                     continue
@@ -201,10 +214,14 @@ class Windows:
         """
         if self._has_progress and len(self._sources) >= self._sources_expected:
             self._has_progress = False
-            for model, marks in sorted(self._marks.items()):
-                monitor = self._look.monitor(str(model[0]), None)
-                if monitor is not None:
-                    self._advance(monitor, marks, now_ms)
+            sources = [source for _, source in self._sources.items()]
+            due = [
+                self._advance(monitor, marks, sources, now_ms)
+                for model, marks in sorted(self._marks.items())
+                if (monitor := self._look.monitor(str(model[0]), None)) is not None
+            ]
+            for start in range(0, len(due), _TOGETHER):
+                _run(due[start : start + _TOGETHER])
         for key in self._publisher.due(now_ms):
             if key.kind == "drift":
                 self._drift.revise(key, now_ms)
@@ -213,9 +230,10 @@ class Windows:
             else:
                 self._labels.revise(key, now_ms)
 
-    def _advance(self, monitor: Monitor, marks: _Marks, now_ms: int) -> None:
+    def _advance(
+        self, monitor: Monitor, marks: _Marks, sources: Sequence[Source], now_ms: int
+    ) -> Steps:
         model = monitor.model
-        sources = [source for _, source in self._sources.items()]
         grace_ms, idle_ms = monitor.grace_ms, self._idle_after_ms
         before = dataclasses.replace(marks)
         clocks = [source.clock_ms.get("outcomes", 0) for source in sources]
@@ -252,11 +270,11 @@ class Windows:
         marks.labels_ms = _later(marks.labels_ms, for_labels)
         if marks != before:
             self._marks.touch((model,))
-        self._close(model, marks, before, now_ms)
+        yield from self._close(model, marks, before, now_ms)
         if marks.labels_ms is not None and marks.labels_ms != before.labels_ms:
             self._labels.close(model, marks.labels_ms, now_ms)
 
-    def _close(self, model: str, marks: _Marks, before: _Marks, now_ms: int) -> None:
+    def _close(self, model: str, marks: _Marks, before: _Marks, now_ms: int) -> Steps:
         """Close drift windows and advance performance windows, however many are due at once.
 
         They take turns, because drift windows tell what became of earlier estimates.
@@ -264,16 +282,16 @@ class Windows:
         until_ms = marks.predictions_ms
         if until_ms is not None:
             for end_ms in self._performance.ends(model, until_ms):
-                self._drift.close(model, until_ms, now_ms, until_ms=end_ms)
+                yield from self._drift.close(model, until_ms, now_ms, until_ms=end_ms)
                 self._performance.advance(
                     model, predictions_ms=end_ms, outcomes_ms=marks.outcomes_ms, now_ms=now_ms
                 )
             if until_ms != before.predictions_ms:
-                self._drift.close(model, until_ms, now_ms)
+                yield from self._drift.close(model, until_ms, now_ms)
         self._performance.advance(
             model, predictions_ms=until_ms, outcomes_ms=marks.outcomes_ms, now_ms=now_ms
         )
-        for key in self._reconciler.take_outdated():
+        for key in self._reconciler.take_outdated(model):
             self._drift.revise(key, now_ms)
 
 
@@ -281,3 +299,24 @@ def _later(before: int | None, now: int | None) -> int | None:
     if before is None or now is None:
         return before if now is None else now
     return max(before, now)
+
+
+def _run(due: Sequence[Steps]) -> None:
+    """Do the work of several models; what they ask for at the same time is tested together."""
+    asking: list[tuple[Steps, Sequence[Question]]] = []
+    for work in due:
+        _go_on(work, None, asking)
+    while asking:
+        found = iter(answers(list(chain.from_iterable(questions for _, questions in asking))))
+        asked, asking = asking, []
+        for work, questions in asked:
+            _go_on(work, list(islice(found, len(questions))), asking)
+
+
+def _go_on(
+    work: Steps,
+    found: Sequence[Sequence[Trial]] | None,
+    asking: list[tuple[Steps, Sequence[Question]]],
+) -> None:
+    with contextlib.suppress(StopIteration):
+        asking.append((work, next(work) if found is None else work.send(found)))
