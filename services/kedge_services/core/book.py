@@ -8,8 +8,10 @@ second writing.  What a process takes with it when it dies is read again from Ka
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Final, Protocol
 
 import msgspec
@@ -110,12 +112,15 @@ class Book:
     _sealed: dict[str, Placed] = field(default_factory=dict)
     #: Where the store may have an entry that has changed since.
     _found_in: dict[str, str] = field(default_factory=dict)
-    _deletes: list[tuple[str, bytes]] = field(default_factory=list)
+    #: Other segments in which the store may have an entry that waits to be written.
+    _moved: dict[str, list[str]] = field(default_factory=dict)
     _drops: list[str] = field(default_factory=list)
-    #: Up to where the sealed ones reach; None while that is not durable.
-    _reached: dict[str, int] | None = None
-    #: Sum of the offsets the store reaches up to.
-    _written: int = 0
+    #: By commit, up to where it reached and the entries it sealed.
+    _commits: deque[tuple[dict[str, int], list[str]]] = field(default_factory=deque)
+    #: What has been sealed and is not known to be durable.
+    _undecided: list[str] | None = None
+    #: Up to where the store reaches.
+    _written: dict[str, int] = field(default_factory=dict)
 
     def open(self) -> dict[str, int]:
         """Read what the store says of itself; give the offsets it reaches up to.
@@ -129,7 +134,7 @@ class Book:
             return {}
         self._segments = Segments(meta.segments)
         self.kinds = Kinds(_decode_kinds(meta.kinds))
-        self._written = sum(meta.offsets.values())
+        self._written = dict(meta.offsets)
         return meta.offsets
 
     def clear(self) -> None:
@@ -140,8 +145,8 @@ class Book:
 
     def close(self) -> None:
         """Write what is durable, and release the store."""
-        if self._reached is not None and self._sealed:
-            self._write(self._reached)
+        if self._undecided is None and self._commits:
+            self._write(len(self._commits))
         self.store.close()
 
     # --------------------------------------------------------- one by one
@@ -269,15 +274,15 @@ class Book:
         expired
             Gives the segments that nothing needs any more.
         """
-        self._reached = None
         for name, entry in self._changed.items():
             segment = self._segments.place(name, entry, label_wait_ms, clock_ms)
             before = self._found_in.get(name)
             if before is not None and before != segment:
-                self._deletes.append((before, name.encode()))
+                self._moved.setdefault(name, []).append(before)
             self._packed[name] = (segment, encode_entry(entry))
         self._segments.grown(clock_ms)
         self._sealed.update(self._packed)
+        self._undecided = list(self._packed)
         gone = set(expired(self._segments))
         if gone:
             # What is needed no more goes with its segment, without being written first.
@@ -286,7 +291,6 @@ class Book:
             self._sealed = {
                 n: placed for n, placed in self._sealed.items() if placed[0] not in gone
             }
-            self._deletes = [delete for delete in self._deletes if delete[0] not in gone]
             self.kinds.keep(set().union(*(i.kinds for i in self._segments.infos.values())))
         self._entries, self._changed, self._packed, self._loaded = {}, {}, {}, {}
         self._found_in = {}
@@ -296,20 +300,38 @@ class Book:
         return self._segments.lows(next_offsets)
 
     def write(self, offsets: Mapping[str, int]) -> None:
-        """Learn that what was sealed is durable, up to these offsets; write once it is much."""
-        self._reached = dict(offsets)
-        read = sum(offsets.values()) - self._written
-        is_much = len(self._sealed) >= self.lingering or read >= _READ_AGAIN * self.lingering
-        if is_much or self._drops:
-            self._write(self._reached)
+        """Learn that what was sealed is durable, up to these offsets; write what is oldest.
 
-    def _write(self, offsets: dict[str, int]) -> None:
-        meta = StoreMeta(offsets, self._segments.infos, self.kinds.encode(), LAYOUT)
-        sealed, self._sealed = self._sealed, {}
-        puts = ((segment, name.encode(), value) for name, (segment, value) in sealed.items())
-        self.store.write(puts, self._deletes, self._drops, msgspec.json.encode(meta))
-        self._deletes, self._drops = [], []
-        self._written = sum(offsets.values())
+        An entry is written as it is now: what it has got after the offsets that the store
+        then reaches is recognised when it is read again.
+        """
+        self._commits.append((dict(offsets), self._undecided or []))
+        self._undecided = None
+        held, read, due = len(self._sealed), sum(offsets.values()), 0
+        for reached, names in self._commits:
+            age = read - sum(reached.values())
+            if held <= self.lingering and age < _READ_AGAIN * self.lingering:
+                break
+            held -= len(names)
+            due += 1
+        if due or self._drops:
+            self._write(due)
+
+    def _write(self, commits: int) -> None:
+        """Write what so many commits have sealed, the oldest ones."""
+        puts: list[tuple[str, bytes, bytes]] = []
+        deletes: list[tuple[str, bytes]] = []
+        for _ in range(commits):
+            self._written, names = self._commits.popleft()
+            found = map(self._sealed.pop, names, repeat(None))
+            puts += [(p[0], n.encode(), p[1]) for n, p in zip(names, found, strict=True) if p]
+            if self._moved:
+                for name in names:
+                    former = self._moved.pop(name, ())
+                    deletes += [(segment, name.encode()) for segment in former]
+        meta = StoreMeta(self._written, self._segments.infos, self.kinds.encode(), LAYOUT)
+        self.store.write(puts, deletes, self._drops, msgspec.json.encode(meta))
+        self._drops = []
 
     def _placed(self, prediction_id: str) -> Placed | None:
         return (

@@ -120,12 +120,12 @@ class OutcomeReader:
             self.intake.refuse(batch, i, refused[i])
         join, account = self.intake.join, self.intake.account
         asks = np.array([claim.wait_ms is not None for claim in found], dtype=np.bool_)[which]
-        if refused:
-            is_right = np.array([i not in refused for i in at], dtype=np.bool_)
-            account.count("outcomes", "unlabelled", int((is_right & ~asks).sum()))
+        is_right = np.array([i not in refused for i in at], dtype=np.bool_) if refused else None
+        spared = ~asks if is_right is None else ~asks & is_right
+        if spared.any():
+            account.count("outcomes", "unlabelled", int(spared.sum()))
+        if is_right is not None:
             asks &= is_right
-        elif not asks.all():
-            account.count("outcomes", "unlabelled", int((~asks).sum()))
         if join.rebuilding and len(join.waiting):
             asks &= np.array([batch.offsets[i] not in join.waiting for i in at], dtype=np.bool_)
         if not asks.all():
