@@ -126,9 +126,7 @@ def test_every_number_has_the_place_a_search_finds(cuts: list[float], values: li
     edges = sorted({cut + 0.0 for cut in cuts})
     edges = sorted({*edges, *(math.nextafter(cut, -math.inf) for cut in edges[:3])})
     edges = [cut for cut in edges if math.isfinite(cut)]
-    reference = FeatureReference(
-        kind="numeric", cuts=edges, counts=[0] * (len(edges) + 1), total=0
-    )
+    reference = FeatureReference(kind="numeric", cuts=edges, counts=[0] * (len(edges) + 1), total=0)
     grid = Grid([reference, reference])
     row = np.array([*values, *edges])
     expected = np.searchsorted(np.array(edges), row)

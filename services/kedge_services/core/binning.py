@@ -96,8 +96,12 @@ class Binner:
             for name in dict.fromkeys([*features, *self.features])
             if self.features[name].is_numeric
         }
-        beside = {SCORE: reference.score, PREDICTION: reference.prediction}
-        return found | {n: r for n, r in beside.items() if r is not None and r.kind == "numeric"}
+        beside: list[tuple[_Name, FeatureReference | None]] = [
+            (SCORE, reference.score),
+            (PREDICTION, reference.prediction),
+        ]
+        numeric = {n: held for n, held in beside if held is not None and held.kind == "numeric"}
+        return found | numeric
 
     def count(
         self,

@@ -185,7 +185,7 @@ class ModelColumns:
         elif self.numeric:
             flat = chain.from_iterable(map(self._get, features))
             found = np.fromiter(flat, np.float64, shape[0] * shape[1]).reshape(shape)
-        others = {
+        others: dict[str, Sequence[Scalar | None]] = {
             name: list(map(attrgetter(f"f{self._position[name]}"), features))
             for name in self._others
         }

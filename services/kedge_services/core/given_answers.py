@@ -7,6 +7,7 @@ from math import isnan
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kedge.base import Scalar, label_text
 from kedge.panes import Reference
@@ -45,10 +46,10 @@ def given_answers(plan: Plan, reference: Reference, table: Table) -> GivenAnswer
     labels, values, scores = table.labels, table.values, table.scores
     predictions: Values | Coded | None = None
     if labels is None:
-        predictions = [None] * rows
+        predictions = Coded(np.zeros(rows, dtype=np.int64), [None])
         if values is not None:
             predictions, nulls[PREDICTION] = values
-    elif None in labels.names and values is not None:
+    elif values is not None and bool(_without(labels).any()):
         predictions = [
             (None if isnan(value) and values.null else value) if label is None else label
             for label, value in zip(labels.values(), values.values.tolist(), strict=True)
@@ -75,11 +76,16 @@ def _texts(plan: Plan, labels: Coded | None, scores: Numbers | None, rows: int) 
     if labels is None:
         return Coded(by_score, names)
     texts = [None if label is None else label_text(label) for label in labels.names]
-    if None not in texts or not names:
-        return Coded(labels.codes, texts)
-    unknown = labels.codes == texts.index(None)
-    codes = np.where(unknown, by_score, labels.codes + len(names))
+    codes = np.where(_without(labels), by_score, labels.codes + len(names))
     return Coded(codes, [*names, *texts])
+
+
+def _without(labels: Coded) -> NDArray[np.bool_]:
+    """Say which rows have no label."""
+    found: NDArray[np.bool_] = np.array([*(name is None for name in labels.names), True])[
+        labels.codes
+    ]
+    return found
 
 
 def _answer(output: OutputRow | None) -> Scalar | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,7 +165,8 @@ def _under(parts: Sequence[Numbers | None], sizes: Sequence[int]) -> Numbers | N
 
 def _labels(parts: Sequence[Coded | None], sizes: Sequence[int]) -> Coded:
     """Put labels under each other; their names may repeat."""
-    codes, names = [], []
+    codes: list[NDArray[np.int64]] = []
+    names: list[Any] = []
     for part, size in zip(parts, sizes, strict=True):
         if part is None:
             codes.append(np.full(size, -1))

@@ -65,6 +65,11 @@ class Plan:
             multivariate=monitor.drift.multivariate,
         )
 
+    @property
+    def known_labels(self) -> frozenset[str | None]:
+        """The texts that are surely accepted as answers, and None."""
+        return frozenset([None, *self.classes])
+
     def accepts(self, label: Scalar) -> bool:
         """Say whether this is a label of the model: a declared class, or a finite number."""
         if not self.regression:

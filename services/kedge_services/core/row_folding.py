@@ -30,6 +30,8 @@ __all__ = ["RowFold"]
 
 #: So many gathered rows are counted without waiting for the end.
 _MANY: Final = 1 << 13
+#: So many rows are made columns at once, as long as they are near the processor.
+_ENOUGH: Final = 1 << 8
 #: Binners kept; references that came after so many were replaced long ago.
 _MAX_BINNERS: Final = 1_000
 _NO_OUTPUT: Final = OutputRow()
@@ -70,7 +72,7 @@ class RowFold:
             self._count_rows(slot, gathered)
             gathered.columns = columns
         gathered.rows.extend(rows)
-        if len(gathered.rows) >= _MANY:
+        if len(gathered.rows) >= _ENOUGH:
             self._count_rows(slot, gathered)
 
     def table(self, slot: Slot, table: Table) -> None:
@@ -118,7 +120,7 @@ class RowFold:
             odd = [row for row in rows if type(row) is not columns.row]
             usual = [row for row in rows if type(row) is columns.row] if odd else rows
             if len(usual) > FEW:
-                self._count_table(slot.plan, reference, gathered, _table_of(columns, usual))
+                self.table(slot, _table_of(columns, usual))
                 rows = odd
         if rows:
             self._count_table(slot.plan, reference, gathered, _scalars_of(columns, rows))

@@ -20,7 +20,7 @@ from kedge_services.panes.lookup import Lookup
 from kedge_services.panes.state import State
 from kedge_services.runtime.ports import Batch, Record
 
-__all__ = ["CONFLICT", "Intake", "waiting_record"]
+__all__ = ["CONFLICT", "Intake", "part_of", "waiting_record"]
 
 CONFLICT = DeadLetter(
     "conflicting-duplicate", f"the label of this id has changed {MAX_LABELS} times"
@@ -131,6 +131,21 @@ def waiting_record(outcome: WaitingOutcome, partition: int) -> Record:
         outcome.key,
         outcome.value,
         outcome.headers,
+    )
+
+
+def part_of(batch: Batch, start: int, end: int) -> Batch:
+    """Give the records from one position to another."""
+    if (start, end) == (0, len(batch)):
+        return batch
+    return Batch(
+        batch.topic,
+        batch.partition,
+        batch.offsets[start:end],
+        batch.timestamps_ms[start:end],
+        batch.keys[start:end],
+        batch.values[start:end],
+        batch.headers[start:end],
     )
 
 

@@ -93,11 +93,10 @@ class Lookup:
     def decode(self, values: Sequence[bytes | None]) -> list[PredictionRow | DeadLetter]:
         """Decode predictions with all features declared at their time."""
         rows = self.decoder.decode(values)
-        unknown = {
-            row.detail
-            for row in rows
-            if isinstance(row, DeadLetter) and row.reason == "unknown-model"
-        }
+        unknown: set[str] = set()
+        if DeadLetter in set(map(type, rows)):
+            letters = [row for row in rows if isinstance(row, DeadLetter)]
+            unknown = {letter.detail for letter in letters if letter.reason == "unknown-model"}
         if unknown and self._refresh("model", *unknown):
             self.begin()
             rows = self.decoder.decode(values)

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from kedge.batch_layout import is_batch
-from kedge_services.panes.intake import Intake
+from kedge_services.panes.intake import Intake, part_of
 from kedge_services.panes.outcomes import OutcomeReader
 from kedge_services.panes.predictions import PredictionReader
 from kedge_services.runtime.ports import Batch
@@ -56,10 +56,10 @@ class Reader:
         known = bisect_left(batch.offsets, stored)
         if known:
             self._intake.only_ids = True
-            self.read(_part(batch, 0, known))
+            self.read(part_of(batch, 0, known))
             self._intake.only_ids = False
         if known < len(batch):
-            self.read(_part(batch, known, len(batch)))
+            self.read(part_of(batch, known, len(batch)))
 
     def _read_mixed(self, batch: Batch) -> None:
         """Take Arrow batches and what lies between them, in offset order."""
@@ -73,23 +73,8 @@ class Reader:
         ends = 0
         for is_arrow, group in groupby(map(is_batch, batch.headers)):
             start, ends = ends, ends + sum(1 for _ in group)
-            part = _part(batch, start, ends)
+            part = part_of(batch, start, ends)
             if is_arrow:
                 self._batches.read(part)
             else:
                 self._predictions.read(part)
-
-
-def _part(batch: Batch, start: int, end: int) -> Batch:
-    """Give the records from one position to another."""
-    if (start, end) == (0, len(batch)):
-        return batch
-    return Batch(
-        batch.topic,
-        batch.partition,
-        batch.offsets[start:end],
-        batch.timestamps_ms[start:end],
-        batch.keys[start:end],
-        batch.values[start:end],
-        batch.headers[start:end],
-    )

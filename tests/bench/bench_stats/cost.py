@@ -21,6 +21,7 @@ from kedge_services.core.decoding import ModelColumns, PredictionRow
 from kedge_services.core.deltas import DriftDelta
 from kedge_services.core.detectors import DriftJudge
 from kedge_services.core.folding import Fold
+from kedge_services.core.groups import Slot
 from kedge_services.core.plans import Plan
 from kedge_services.core.references import build_reference
 
@@ -89,7 +90,7 @@ class _OneByOne:
     def of(cls, table: Table, reference: Reference) -> Self:
         columns = ModelColumns("bench", table.names)
         rows = [
-            columns.row(
+            columns.odd(
                 prediction_id=str(number),
                 version="1",
                 event_time_ms=number,
@@ -102,7 +103,9 @@ class _OneByOne:
     def fold(self) -> None:
         fold = Fold(lambda _: self.reference)
         for number, row in enumerate(self.rows, 1):
-            fold.row(self.plan, self.columns, row, self.reference.reference_id)
+            start_ms = row.event_time_ms - row.event_time_ms % self.plan.pane_ms
+            slot = Slot(self.plan, row.version, self.reference.reference_id, start_ms)
+            fold.drift.rows(slot, self.columns, [row])
             if number % COMMIT == 0:
                 fold.take()
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from kedge_services.local.recount.arrivals import Arrivals
 from kedge_services.local.recount.batches import is_batch, rows_of
 from kedge_services.local.recount.intake import Intake, Judged, is_champion
 from kedge_services.local.recount.letters import UNREADABLE, Letters
@@ -91,6 +92,8 @@ class Joined:
         Records read, by topic.
     champions
         Predictions of a serving version, readable or not as far as it says so.
+    arrivals
+        The predictions without labels.
     """
 
     predictions: dict[str, list[Predicted]] = field(default_factory=dict)
@@ -102,6 +105,7 @@ class Joined:
     decided: Counter[str] = field(default_factory=Counter)
     records: Counter[str] = field(default_factory=Counter)
     champions: int = 0
+    arrivals: Arrivals = field(default_factory=Arrivals)
 
     def matching(self, prediction_id: str, given: Given) -> list[Predicted]:
         """Give the predictions of an id that a label is one of."""
@@ -176,7 +180,14 @@ def _predict(joined: Joined, letters: Letters, record: Record, judged: Judged) -
     joined.watermarks[clock] = max(largest_ms, time_ms)
     prediction = _prediction(event, watched, record, watermark_ms)
     known = joined.predictions.setdefault(event["prediction_id"], [])
-    if _is_repeated(joined, letters, record.place, prediction, known):
+    if watched.labelled:
+        is_repeated = _is_repeated(joined, letters, record.place, prediction, known)
+    else:
+        is_repeated = joined.arrivals.add(
+            record, watched, prediction_id=prediction.prediction_id, version=prediction.version,
+            time_ms=time_ms, watermark_ms=watermark_ms,
+        )  # fmt: skip
+    if is_repeated:
         fates["duplicate"] += 1
         return
     known.append(prediction)
@@ -215,8 +226,7 @@ def _is_repeated(
     same = [p for p in known if (p.version, p.watched.model) == (new.version, watched.model)]
     if not same:
         return False
-    span_ms = watched.horizon_ms + watched.wait_ms if watched.labelled else watched.grace_ms
-    until_ms = max(p.time_ms for p in same) + span_ms
+    until_ms = max(p.time_ms for p in same) + watched.horizon_ms + watched.wait_ms
     if new.time_ms > until_ms:
         return False
     if new.watermark_ms > until_ms and letters.reason(place) == "late":
