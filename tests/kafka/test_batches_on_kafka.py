@@ -57,7 +57,7 @@ def test_every_row_is_delivered_on_the_partition_of_its_request(kafka_settings: 
             ]
             assert dict(headers) == {"trace": b"a-1", "content-type": CONTENT_TYPE}
             assert is_batch(headers)
-            layout, batch = ArrowReader().open(message.value())
+            layout, batch, _ = ArrowReader().open(message.value())
             assert layout.constants == {"model": "fraud", "version": "12", "role": "shadow"}
             read = ArrowRows.of(layout, [batch])
             mine = read.names.tolist()

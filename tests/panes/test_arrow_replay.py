@@ -111,7 +111,7 @@ GOLDEN = base64.b64decode(
 
 
 def test_a_batch_that_was_written_once_is_read_for_ever() -> None:
-    layout, batch = ArrowReader().open(GOLDEN)
+    layout, batch, _ = ArrowReader().open(GOLDEN)
     rows = ArrowRows.of(layout, [batch])
     assert rows.refused == {}
     assert rows.event(0).decode() == (
@@ -131,6 +131,6 @@ def test_what_is_written_is_what_was_written() -> None:
     table = table_of(rows, {"model": "fraud", "version": "12"}, now_ms=0)
     [piece] = pieces(table, partitions=8)
     assert (piece.partition, piece.key, piece.rows) == (7, "r-1", 1)
-    layout, batch = ArrowReader().open(GOLDEN)
-    again, mine = ArrowReader().open(piece.value)
+    layout, batch, _ = ArrowReader().open(GOLDEN)
+    again, mine, _ = ArrowReader().open(piece.value)
     assert (again, mine.to_pydict()) == (layout, batch.to_pydict())

@@ -297,7 +297,7 @@ def _fields_of_batch(value: bytes | None) -> dict[str, Any]:
     from kedge_services.panes.arrow_rows import ArrowRows
 
     try:
-        layout, batch = ArrowReader().open(value)
+        layout, batch, _ = ArrowReader().open(value)
     except DeadLetter:
         return {}
     rows = ArrowRows.of(layout, [batch])

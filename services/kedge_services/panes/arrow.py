@@ -29,8 +29,13 @@ class ArrowReader:
 
     _layouts: dict[bytes, Layout | DeadLetter] = field(default_factory=dict)
 
-    def open(self, value: bytes | None) -> tuple[Layout, pa.RecordBatch]:
+    def open(self, value: bytes | None) -> tuple[Layout, pa.RecordBatch, int]:
         """Read the value of a record; strings are valid UTF-8 and all offsets within bounds.
+
+        Returns
+        -------
+        tuple
+            The layout, the rows, and how many bytes they take.
 
         Raises
         ------
@@ -64,7 +69,7 @@ class ArrowReader:
             raise DeadLetter("shape-mismatch", "the batch has no rows")
         if spread > MAX_BATCH_BYTES:
             raise _too_large(spread)
-        return layout, batch
+        return layout, batch, size.unpacked
 
     def _layout(self, message: bytes, schema: pa.Schema) -> Layout:
         known = self._layouts.get(message)

@@ -47,12 +47,12 @@ class _Run:
     rows: int = 0
     size: int = 0
 
-    def takes(self, layout: Layout, batch: pa.RecordBatch) -> bool:
-        """Say whether a batch can be read together with those that are there."""
+    def takes(self, layout: Layout, batch: pa.RecordBatch, size: int) -> bool:
+        """Say whether a batch of ``size`` bytes can be read together with those that are there."""
         return (
             layout is self.layout
             and self.rows + batch.num_rows <= ROWS_TOGETHER
-            and self.size + batch.nbytes <= MAX_BATCH_BYTES
+            and self.size + size <= MAX_BATCH_BYTES
         )
 
     @property
@@ -60,12 +60,12 @@ class _Run:
         """Number of the first row of every batch, and of all rows."""
         return np.cumsum([0, *(batch.num_rows for batch in self.batches)])
 
-    def add(self, i: int, batch: pa.RecordBatch) -> None:
-        """Put a batch behind the others."""
+    def add(self, i: int, batch: pa.RecordBatch, size: int) -> None:
+        """Put a batch of ``size`` bytes behind the others."""
         self.at.append(i)
         self.batches.append(batch)
         self.rows += batch.num_rows
-        self.size += batch.nbytes
+        self.size += size
 
 
 @dataclass(slots=True)
@@ -89,16 +89,16 @@ class BatchReader:
         run: _Run | None = None
         for i, value in enumerate(batch.values):
             try:
-                layout, rows = self._reader.open(value)
+                layout, rows, size = self._reader.open(value)
             except DeadLetter as refused:
                 self._end(batch, run)
                 run = None
                 self._put_aside(batch, i, refused)
                 continue
-            if run is None or not run.takes(layout, rows):
+            if run is None or not run.takes(layout, rows, size):
                 self._end(batch, run)
                 run = _Run(layout)
-            run.add(i, rows)
+            run.add(i, rows, size)
         self._end(batch, run)
 
     def _put_aside(self, batch: Batch, i: int, refused: DeadLetter) -> None:
@@ -121,7 +121,7 @@ class BatchReader:
                 self._put_aside(batch, i, refused[i])
                 part = _Run(run.layout)
             else:
-                part.add(i, rows_of)
+                part.add(i, rows_of, 0)
         self._end_checked(batch, part)
 
     def _end_checked(self, batch: Batch, run: _Run) -> None:
