@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from confluent_kafka import KafkaException
+
 from kedge.errors import KedgeError
 from kedge_services.local.bench.figures import CaseResult, Run, summarise
 from kedge_services.local.bench.ground import Ground
@@ -83,7 +85,7 @@ def run_case(
                 if not only_limit:
                     done.append(bench.measure())
                     tell(f"{case.name}: run {number + 1}: {_told(done[-1], case.unit)}")
-    except KedgeError as error:
+    except (KedgeError, KafkaException) as error:
         failed.append(str(error))
     return _results(case, done, limits, failed)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -102,7 +103,8 @@ class Site:
         found = {}
         for topic in topics:
             for partition in self._partitions(topic):
-                _, end = reader.get_watermark_offsets(partition, timeout=_PATIENCE_S)
+                ask = partial(reader.get_watermark_offsets, partition, timeout=_PATIENCE_S)
+                _, end = _patiently(ask)
                 found[topic, partition.partition] = end
         return found
 
@@ -229,3 +231,15 @@ class Site:
 
 
 _LOGS = {topic.name for topic in CHANGELOGS.values()}
+
+
+def _patiently(ask: Callable[[], Any]) -> Any:
+    """Ask until there is an answer: a busy broker, or a new topic, may have none at first."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            if time.monotonic() > deadline:
+                raise Retry(f"the local Kafka gives no answer: {error.args[0].str()}") from error
+            time.sleep(_POLL_S)

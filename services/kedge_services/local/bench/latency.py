@@ -33,7 +33,9 @@ _MODELS = 8
 _WARM_UP_S = 3.0
 #: What the last drift, and the last outcomes, still need.
 _AFTER_S = 10.0
-_DRAIN_S = 60.0
+_DRAIN_S = 600.0
+#: Nothing new for so long: windows and alerts are through.
+_QUIET_S = 4.0
 
 
 class _Window(msgspec.Struct):
@@ -119,25 +121,35 @@ class _Latency:
             with traffic:
                 while not traffic.is_over:
                     self._watch(reader, arrivals, children)
-                deadline = time.monotonic() + _DRAIN_S
-                ends = site.ends(("predictions", "outcomes"))
-                while site.lag("panes", ends) and time.monotonic() < deadline:
-                    self._watch(reader, arrivals, children)
-            watch.stop()
-            quiet = time.monotonic() + 2.0
-            while time.monotonic() < quiet:
+            # Who fell behind catches up, and the latencies show it.
+            ends = site.ends(("predictions", "outcomes"))
+            behind = site.lag("panes", ends)
+            deadline = time.monotonic() + _DRAIN_S
+            while site.lag("panes", ends) and time.monotonic() < deadline:
                 self._watch(reader, arrivals, children)
-        return self._run(traffic, workload, arrivals, watch)
+            watch.stop()
+            quiet_from = time.monotonic()
+            while time.monotonic() < min(quiet_from + _QUIET_S, deadline):
+                if self._watch(reader, arrivals, children):
+                    quiet_from = time.monotonic()
+        return self._run(traffic, workload, arrivals, watch, behind)
 
-    def _watch(self, reader: Any, arrivals: _Arrivals, children: list[Child]) -> None:
-        for message in reader.consume(1_000, timeout=0.05):
-            if message.error() is None:
-                arrivals.take(message, self._site.settings.prefix)
+    def _watch(self, reader: Any, arrivals: _Arrivals, children: list[Child]) -> bool:
+        """Take what has come; say whether it was anything."""
+        messages = [m for m in reader.consume(1_000, timeout=0.05) if m.error() is None]
+        for message in messages:
+            arrivals.take(message, self._site.settings.prefix)
         for child in children:
             child.check()
+        return bool(messages)
 
     def _run(
-        self, traffic: LiveTraffic, workload: Workload, arrivals: _Arrivals, watch: Stopwatch
+        self,
+        traffic: LiveTraffic,
+        workload: Workload,
+        arrivals: _Arrivals,
+        watch: Stopwatch,
+        behind: int,
     ) -> Run:
         seen = _window_latencies(traffic, workload, arrivals)
         noticed = [
@@ -155,7 +167,8 @@ class _Latency:
                 {"counted": traffic.predictions},
             ),
         ]
-        figures = {f"cpu_share_{name}": s / watch.wall_s for name, s in watch.cpu_of.items()}
+        figures: dict[str, float] = {"lag_at_the_end": behind}
+        figures |= {f"cpu_share_{name}": s / watch.wall_s for name, s in watch.cpu_of.items()}
         if seen:
             figures |= {
                 "window_p50_ms": percentile(seen, 0.5),

@@ -59,6 +59,9 @@ class LiveTraffic:
         self.sent_ms: NDArray[np.float64] = np.zeros(self._total)
         self.predictions = self.outcomes = 0
         self.error: BaseException | None = None
+        # Made now and not when the first record is due.
+        next(workload.outcomes(0, 1))
+        next(workload.mixed(0, 1, time_ms=0, drifted=set(self._drifts)))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
