@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kedge.codec import decode, encode
 from kedge.errors import DeadLetter
-from kedge.events import Example, Output
+from kedge.events import Example
 from kedge.versions import FeatureColumn
 from kedge_services.core.selection import digest
 from kedge_services.runtime.formats.columns import matrix, numbers
 from kedge_services.trainer.decoding import ExampleDecoder
-from kedge_services.trainer.examples import ExampleRow, Examples
+from kedge_services.trainer.examples import ExampleRow, Examples, Places
 from kedge_services.trainer.families import Table
 from kedge_services.trainer.feature_rows import FeatureRows
 
@@ -118,11 +120,9 @@ def test_what_is_decoded_in_batches_is_what_the_contract_reads(
     assert [plain(row) for row in read] == [plain(example) for _, example in expected]
     assert digest(read) == digest(example for _, example in expected)
     answered = [example.outputs.get("1") for _, example in expected]
-    assert [
-        output and Output(label=output.label, score=output.score,
-                          scores=output.scores and dict(output.scores), value=output.value)
-        for output in read.outputs
-    ] == answered  # fmt: skip
+    assert list(map(repr, map(read.outputs.__getitem__, range(len(read))))) == list(
+        map(repr, answered)
+    )
 
 
 def sent(kept: list[tuple[str, int, int]]) -> list[Example]:
@@ -140,9 +140,10 @@ def sent(kept: list[tuple[str, int, int]]) -> list[Example]:
         st.tuples(st.sampled_from("abcdef"), st.integers(0, 3), st.integers(0, 2)), max_size=40
     ),
     st.integers(1, 5),
+    st.integers(0, 40),
 )
 def test_each_counts_once_at_its_highest_revision_by_label_time_and_id(
-    arrivals: list[tuple[str, int, int]], last: int
+    arrivals: list[tuple[str, int, int]], last: int, cut: int
 ) -> None:
     newest: dict[str, Example] = {}
     for example in sent(arrivals):
@@ -150,14 +151,24 @@ def test_each_counts_once_at_its_highest_revision_by_label_time_and_id(
         if known is None or known.revision <= example.revision:
             newest[example.prediction_id] = example
     expected = sorted(newest.values(), key=lambda e: (e.label_time_ms, e.prediction_id))
-    columns = Examples.of(sent(arrivals), model="m", version=None).newest()
-    assert [plain(row) for row in columns.ordered()] == [plain(example) for example in expected]
-    assert list(columns.ordered(last=last)) == list(columns.ordered())[-last:]
+    # However they were read.
+    parts = [
+        replace(Examples.of(some, model="m", version=None),
+                places=Places(np.zeros(len(some), np.int32), np.arange(len(some)) + offset))
+        for offset, some in ((0, sent(arrivals)[:cut]), (cut, sent(arrivals)[cut:]))
+    ]  # fmt: skip
+    columns = Examples.chosen(parts)
+    assert [plain(row) for row in columns] == [plain(example) for example in expected]
+    assert list(Examples.chosen(parts, last)) == list(columns)[-last:]
+    # Each lies where the last record of its id does.
+    at = {name: place for place, (name, _, _) in enumerate(arrivals)}
+    assert columns.places is not None
+    assert columns.places.offsets.tolist() == [at[name] for name in columns.ids]
 
 
 def test_in_whatever_order_they_arrive() -> None:
     arrivals = [("a", 9, 1), ("c", 2, 2), ("b", 5, 0), ("a", 5, 0), ("c", 1, 0)]
-    rows = Examples.of(sent(arrivals), model="m", version=None).newest().ordered()
+    rows = Examples.chosen([Examples.of(sent(arrivals), model="m", version=None)])
     assert [(row.prediction_id, row.revision) for row in rows] == [("c", 2), ("b", 0), ("a", 1)]
 
 

@@ -20,6 +20,7 @@ from typing import Protocol
 import msgspec
 
 from kedge.base import Scalar, label_text
+from kedge.events import Output
 
 __all__ = [
     "HOLD_OUT",
@@ -27,7 +28,6 @@ __all__ = [
     "MARGIN",
     "MINIMUM",
     "SURE",
-    "Answer",
     "Choice",
     "Seen",
     "Window",
@@ -55,26 +55,6 @@ MARGIN = 0.02
 SURE = 1.6449
 #: Rows below which nothing is trained.
 MINIMUM = 100
-
-
-class Answer(Protocol):
-    """What a version answered, as :class:`kedge.events.Output`."""
-
-    @property
-    def label(self) -> Scalar | None:
-        """The class."""
-
-    @property
-    def score(self) -> float | None:
-        """Of the positive class of two."""
-
-    @property
-    def scores(self) -> Mapping[str, float] | None:
-        """By class."""
-
-    @property
-    def value(self) -> float | None:
-        """For regression."""
 
 
 class Seen(Protocol):
@@ -188,7 +168,7 @@ def target(label: Scalar, classes: Sequence[Scalar]) -> float | None:
     return float(label)
 
 
-def answer(output: Answer | None, classes: Sequence[Scalar]) -> float | None:
+def answer(output: Output | None, classes: Sequence[Scalar]) -> float | None:
     """Give the class an output says, as index, or its number; None: it says nothing."""
     if output is None:
         return None

@@ -14,7 +14,7 @@ from kedge.errors import Misconfigured, UnsafeArtefact
 from kedge.events import Example, Output, RetrainRequest
 from kedge.versions import ModelVersion
 from kedge_services.core import selection
-from kedge_services.core.selection import Answer, Choice, Window
+from kedge_services.core.selection import Choice, Window
 from kedge_services.runtime.formats import Predictor, Row, load_predictor
 from kedge_services.runtime.formats.river_json import kind_of
 from kedge_services.trainer.examples import Examples
@@ -73,7 +73,7 @@ class Contest:
         if not isinstance(given, Examples):
             version = self.request.base_version
             given = Examples.of(given, model=self.request.model, version=version)
-        rows = given.newest().ordered()
+        rows = Examples.chosen([given])
         known = [target is not None for target in self._targets(rows)]
         rows = rows if all(known) else rows.take(np.flatnonzero(known))
         if self.is_continued:
@@ -162,7 +162,7 @@ class Contest:
         version = self.request.base_version
         if version is None:
             return held, None
-        outputs: dict[int, Answer | None] = {i: self.rows.outputs[i] for i in held}
+        outputs: dict[int, Output | None] = {i: self.rows.outputs[i] for i in held}
         classes = self.shape.classes
         silent = [i for i in held if selection.answer(outputs[i], classes) is None]
         predictor = self._parent_predictor() if silent else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import chain
 from operator import attrgetter
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ from kedge.errors import DeadLetter
 from kedge.events import Example
 from kedge.versions import FeatureColumn
 from kedge_services.core.decoding import OutputRow
-from kedge_services.trainer.examples import Examples, Places
+from kedge_services.trainer.examples import Examples, Outputs, Places
 from kedge_services.trainer.feature_rows import ABSENT, FeatureRows, column_of
 
 __all__ = ["ExampleDecoder"]
@@ -84,14 +84,14 @@ class ExampleDecoder:
             "ExampleRow",
             [
                 ("prediction_id", _Name),
-                ("model", _Name),
+                ("model", Literal[self._model]),
                 ("features", features),
                 ("label", _Scalar),
                 ("outputs", dict[str, OutputRow]),
                 ("event_time_ms", _Time),
                 ("label_time_ms", _Time),
                 ("served_by", str | None, None),
-                ("segments", dict[str, _Scalar], msgspec.field(default_factory=dict)),
+                ("segments", dict[str, _Scalar] | unset, ABSENT),
                 ("revision", Annotated[int, Meta(ge=0)], 0),
                 ("schema", _Schema, 1),
                 ("schema_version", _Schema, 1),
@@ -122,7 +122,7 @@ class ExampleDecoder:
             np.fromiter(map(attrgetter("label_time_ms"), rows), np.int64, n),
             np.fromiter(map(attrgetter("revision"), rows), np.int64, n),
             FeatureRows(columns, n),
-            [None] * n if version is None else [row.outputs.get(version) for row in rows],
+            Outputs.of([None if version is None else row.outputs.get(version) for row in rows]),
             Places(np.full(n, partition, np.int32), np.array(places, np.int64)),
         )
 
@@ -131,10 +131,8 @@ class ExampleDecoder:
             # The fast decoder does not look into what it skips.
             given = list(filter(None, values))
             b"\n".join(given).decode()
-            if len(given) == len(values) and all(self._mark in value for value in given):
-                rows = list(map(self._decode, given))
-                if all(row.model == self._model for row in rows):
-                    return rows, list(offsets)
+            if len(given) == len(values):
+                return list(map(self._decode, given)), list(offsets)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             pass
         found: _Found = ([], [])
@@ -155,8 +153,7 @@ class ExampleDecoder:
         try:
             if self._mark in value:
                 value.decode()
-                row = self._decode(value)
-                return row if row.model == self._model else None
+                return self._decode(value)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             pass
         try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from kedge.base import Scalar
 from kedge.events import Example, Output
 from kedge_services.core.decoding import OutputRow
 from kedge_services.trainer.feature_rows import (
+    ABSENT,
     Column,
     FeatureRows,
     Indices,
@@ -20,7 +22,7 @@ from kedge_services.trainer.feature_rows import (
     joined,
 )
 
-__all__ = ["ExampleRow", "Examples", "Places"]
+__all__ = ["ExampleRow", "Examples", "Outputs", "Places"]
 
 Times = NDArray[np.int64]
 
@@ -41,6 +43,65 @@ class ExampleRow(NamedTuple):
     label_time_ms: int
     label: Scalar
     features: Mapping[str, Scalar | None]
+
+
+class Outputs:
+    """What a version answered to some rows, as columns.
+
+    Parameters
+    ----------
+    columns
+        Label, score and value; without a label column's value there is no output.
+    scores
+        Of the outputs that have them, None if none has.
+    """
+
+    __slots__ = ("columns", "scores")
+
+    def __init__(
+        self, columns: FeatureRows, scores: Sequence[Mapping[str, float] | None] | None
+    ) -> None:
+        self.columns, self.scores = columns, scores
+
+    @classmethod
+    def of(cls, outputs: Sequence[Output | OutputRow | None]) -> Outputs:
+        """Take outputs one by one."""
+        parts: dict[str, list[Any]] = {
+            "label": [ABSENT if o is None else o.label for o in outputs],
+            "score": [None if o is None else o.score for o in outputs],
+            "value": [None if o is None else o.value for o in outputs],
+        }
+        columns = {
+            name: column_of(values, is_number=name != "label") for name, values in parts.items()
+        }
+        scores = [None if o is None else o.scores for o in outputs]
+        return cls(FeatureRows(columns, len(outputs)), scores if any(scores) else None)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Outputs]) -> Outputs:
+        """Put outputs one after the other."""
+        scores: list[Mapping[str, float] | None] = []
+        for part in parts:
+            scores += part.scores or [None] * len(part)
+        columns = FeatureRows.joined([part.columns for part in parts])
+        return cls(columns, scores if any(scores) else None)
+
+    def __len__(self) -> int:
+        """Give the number of rows."""
+        return len(self.columns)
+
+    def __getitem__(self, place: int) -> Output | None:
+        """Give the output to a row, None if there is none."""
+        parts: dict[str, Any] = self.columns[place]
+        if "label" not in parts:
+            return None
+        scores = None if self.scores is None else self.scores[place]
+        return Output(**parts, scores=None if scores is None else dict(scores))
+
+    def take(self, places: Times) -> Outputs:
+        """Give the outputs to these rows."""
+        scores = self.scores and [self.scores[i] for i in places.tolist()]
+        return Outputs(self.columns.take(places), scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +128,7 @@ class Examples:
     label_times_ms: Times
     revisions: Times
     features: FeatureRows
-    outputs: Sequence[OutputRow | Output | None]
+    outputs: Outputs
     places: Places | None = None
 
     @classmethod
@@ -81,7 +142,9 @@ class Examples:
             np.array([example.label_time_ms for example in mine], np.int64),
             np.array([example.revision for example in mine], np.int64),
             FeatureRows.of([example.features for example in mine]),
-            [None if version is None else example.outputs.get(version) for example in mine],
+            Outputs.of(
+                [None if version is None else example.outputs.get(version) for example in mine]
+            ),
         )
 
     @classmethod
@@ -97,7 +160,7 @@ class Examples:
             np.concatenate([part.label_times_ms for part in parts]),
             np.concatenate([part.revisions for part in parts]),
             FeatureRows.joined([part.features for part in parts]),
-            [output for part in parts for output in part.outputs],
+            Outputs.joined([part.outputs for part in parts]),
             Places(*map(np.concatenate, zip(*places, strict=True))) if places else None,
         )
 
@@ -121,59 +184,76 @@ class Examples:
     def take(self, indices: Indices) -> Examples:
         """Give the examples at these places."""
         places = np.asarray(indices, dtype=np.int64)
-        chosen: list[int] = places.tolist()
         return Examples(
-            [self.ids[i] for i in chosen],
+            [self.ids[i] for i in places.tolist()],
             self.labels.take(places),
             self.event_times_ms[places],
             self.label_times_ms[places],
             self.revisions[places],
             self.features.take(places),
-            [self.outputs[i] for i in chosen],
+            self.outputs.take(places),
             self.places and Places(self.places.partitions[places], self.places.offsets[places]),
         )
 
-    def newest(self) -> Examples:
-        """Give each example once, at its highest revision; of equal ones the last counts."""
-        kept = _newest(self)
-        return self if kept is None else self.take(kept)
+    @classmethod
+    def chosen(cls, parts: Sequence[Examples], last: int | None = None) -> Examples:
+        """Give each example once, at its highest revision, by (label time, prediction id).
 
-    def ordered(self, last: int | None = None) -> Examples:
-        """Give them by (label time, prediction id), or the last of them in this order.
+        Of equal revisions the last counts.  Only what is chosen is ever put together, so
+        that much can be read to find the little that is trained on.
 
-        Each has to be there once; see :meth:`newest`.
+        Parameters
+        ----------
+        parts
+            One at least.
+        last
+            Take only so many, from the end.
         """
-        order = _by_time(self.label_times_ms, self.ids)
-        return self.take(order if last is None else order[-last:])
+        ids = list(chain.from_iterable(part.ids for part in parts))
+        times_ms = np.concatenate([part.label_times_ms for part in parts])
+        kept, newest = _newest(ids, np.concatenate([part.revisions for part in parts]))
+        order = _by_time(times_ms[kept], [ids[i] for i in kept.tolist()])
+        places = kept[order if last is None else order[-last:]]
+        ends = np.cumsum([len(part) for part in parts])
+        owners = np.searchsorted(ends, places, side="right")
+        taken = [
+            part.take(places[owners == k] - (ends[k] - len(part)))
+            for k, part in enumerate(parts)
+            if (owners == k).any()
+        ]
+        # They lie part by part now.
+        back = np.empty(len(places), dtype=np.int64)
+        back[np.argsort(owners, kind="stable")] = np.arange(len(places))
+        found = cls.joined(taken or [parts[0].take([])]).take(back)
+        if found.places is None or newest is None:
+            return found
+        # Each lies where its newest record does.
+        offsets = np.concatenate([part.places.offsets for part in parts if part.places])
+        return replace(found, places=Places(found.places.partitions, offsets[newest[places]]))
 
 
-def _newest(examples: Examples) -> Indices | None:
-    """Give the places of what is kept, None for all."""
+def _newest(ids: Sequence[str], revisions: Times) -> tuple[Times, Times | None]:
+    """Give the places of what is kept, and for each place that of the last one of its id.
+
+    None stands for each place itself.
+    """
     # Ids of the same hash lie side by side; only among those can one be there twice.
-    hashes = np.fromiter(map(hash, examples.ids), np.int64, len(examples))
+    hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
     order = np.argsort(hashes, kind="stable")
     same = hashes[order][1:] == hashes[order][:-1]
+    newest = np.arange(len(ids))
     if not same.any():
-        return None
+        return newest, None
     best: dict[str, int] = {}
-    gone = np.zeros(len(examples), dtype=bool)
-    twins = np.union1d(order[1:][same], order[:-1][same])
-    for place in twins.tolist():
-        name = examples.ids[place]
-        known = best.get(name)
-        if known is None or examples.revisions[known] <= examples.revisions[place]:
-            best[name] = place
-        loser = known if best[name] == place else place
-        if loser is not None:
-            gone[loser] = True
-            _move_up(examples.places, best[name], loser)
-    return np.flatnonzero(~gone)
-
-
-def _move_up(places: Places | None, kept: int, gone: int) -> None:
-    """Let the one that is kept lie where the newest record of the two does."""
-    if places is not None:
-        places.offsets[kept] = max(places.offsets[kept], places.offsets[gone])
+    gone = np.zeros(len(ids), dtype=bool)
+    for place in np.union1d(order[1:][same], order[:-1][same]).tolist():
+        known = best.setdefault(ids[place], place)
+        if known != place:
+            wins = revisions[known] <= revisions[place]
+            best[ids[place]] = kept = place if wins else known
+            gone[known if wins else place] = True
+            newest[kept] = place
+    return np.flatnonzero(~gone), newest
 
 
 def _by_time(times_ms: Times, ids: Sequence[str]) -> Times:

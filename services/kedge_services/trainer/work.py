@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kedge.errors import BrokerUnavailable, UsageError
 from kedge.versions import Candidate, ModelVersion
 from kedge_services.runtime.artefacts import ArtefactStore
+from kedge_services.runtime.garbage import rare_collections
 from kedge_services.runtime.ports import Backend, TopicPartition
 from kedge_services.runtime.reading import RangeReader
 from kedge_services.trainer.decoding import ExampleDecoder
@@ -29,20 +33,25 @@ _BATCH = 5_000
 
 @dataclass
 class Found:
-    """Examples of a model, each once, and the offsets ``[from, to)`` read to find them."""
+    """Examples of a model, as they were read, and the offsets ``[from, to)`` they are from."""
 
     ranges: dict[int, tuple[int, int]]
-    examples: Examples | None = None
+    parts: list[Examples] = field(default_factory=list)
+    _hashes: list[NDArray[np.int64]] = field(default_factory=list)
 
     def __len__(self) -> int:
-        """Give the number of examples."""
-        return 0 if self.examples is None else len(self.examples)
+        """Give the number of examples, whatever their revisions."""
+        hashes = np.sort(np.concatenate(self._hashes)) if self._hashes else np.empty(0)
+        return len(hashes) - int((hashes[1:] == hashes[:-1]).sum())
 
     def take(self, parts: Sequence[Examples]) -> None:
-        """Add what was read before what there is in its partition."""
-        known = [] if self.examples is None else [self.examples]
-        if parts:
-            self.examples = Examples.joined([*known, *parts]).newest()
+        """Add what lies before what there is of its partition."""
+        self.parts += parts
+        self._hashes += (np.fromiter(map(hash, part.ids), np.int64, len(part)) for part in parts)
+
+    def newest(self, last: int) -> Examples | None:
+        """Give the last of them in the order of training, each once; None: there is none."""
+        return Examples.chosen(self.parts, last) if self.parts else None
 
 
 def carry_out(
@@ -64,8 +73,10 @@ def carry_out(
     learnt = _learnt(parent)
     request = plan.request
     decoder = ExampleDecoder(request.model, shape_of(plan.monitor).columns, request.base_version)
-    found = read_examples(backend, decoder, plan.ranges, wanted=ROWS, back_to=learnt)
-    examples = None if found.examples is None else found.examples.ordered(last=ROWS)
+    with rare_collections():
+        found = read_examples(backend, decoder, plan.ranges, wanted=ROWS, back_to=learnt)
+        examples = found.newest(ROWS)
+    found.parts.clear()  # by far the most of it is of no use any more
     fresh = None
     if learnt and examples is not None:
         fresh = _fresh(examples, learnt)
