@@ -190,6 +190,7 @@ class DriftWindows:
         for key in keys:
             yield from self._judge(key.series, key.start_ms, end_ms, now_ms)
             pane, monitor = self.panes[key], self._look.monitor(model, key.start_ms)
+            pane.delta.rest()
             if monitor is None:
                 continue
             if pane.is_learning:

@@ -8,10 +8,23 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["as_text", "pack_integers", "unpack_integers"]
+__all__ = ["as_text", "narrow", "pack_integers", "unpack_integers"]
 
 _WIDTHS: Final = ((1, 127), (2, 32_767), (4, (1 << 31) - 1))
 _Ints = NDArray[np.int64]
+
+
+def narrow(values: NDArray[Any]) -> NDArray[Any]:
+    """Give integers in as few bytes each as the largest of them takes.
+
+    >>> narrow(np.array([1, 2, -1])).dtype, narrow(np.array([300])).dtype
+    (dtype('int8'), dtype('int16'))
+    """
+    width = 8
+    if values.size:
+        most = max(int(values.max()), -int(values.min()))
+        width = next((bytes_ for bytes_, limit in _WIDTHS if most <= limit), 8)
+    return values.astype(f"<i{width}")
 
 
 def pack_integers(values: NDArray[Any]) -> str:
@@ -20,11 +33,8 @@ def pack_integers(values: NDArray[Any]) -> str:
     >>> pack_integers(np.array([1, 2, -1])), unpack_integers("1AQL/").tolist()
     ('1AQL/', [1, 2, -1])
     """
-    width = 8
-    if values.size:
-        most = max(int(values.max()), -int(values.min()))
-        width = next((bytes_ for bytes_, limit in _WIDTHS if most <= limit), 8)
-    return f"{width}{as_text(values.astype(f'<i{width}'))}"
+    found = narrow(values)
+    return f"{found.itemsize}{as_text(found)}"
 
 
 def unpack_integers(text: str) -> _Ints:

@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from kedge_services.core.integers import as_text, pack_integers, unpack_integers
+from kedge_services.core.integers import as_text, narrow, pack_integers, unpack_integers
 from kedge_services.core.sketches import FeatureCounts
 
 __all__ = [
@@ -106,7 +106,7 @@ class Counts:
     layout
         What lies where.
     counts
-        int64, shape (layout.width,); the last one is 0.
+        int64, or as few bytes as they take; shape (layout.width,); the last one is 0.
     sums
         int64, shape (3, distributions): total_z, and squares_z by its high and low 32 bits.
     extremes
@@ -115,7 +115,9 @@ class Counts:
 
     __slots__ = ("counts", "extremes", "layout", "sums")
 
-    def __init__(self, layout: Layout, counts: _Ints, sums: _Ints, extremes: _Floats) -> None:
+    def __init__(
+        self, layout: Layout, counts: NDArray[Any], sums: _Ints, extremes: _Floats
+    ) -> None:
         self.layout, self.counts, self.sums, self.extremes = layout, counts, sums, extremes
 
     @classmethod
@@ -154,7 +156,7 @@ class Counts:
         for i, name in enumerate(layout.names):
             lowest, highest = self.extremes[:, i].tolist()
             found[name] = FeatureCounts(
-                self.counts[layout.span(i)].copy(),
+                self.counts[layout.span(i)].astype(np.int64),
                 **dict(zip(COUNTERS, rest[i], strict=True)),
                 total_z=int(self.sums[0, i]),
                 squares_z=self.squares(i),
@@ -172,12 +174,17 @@ class Counts:
         if full:
             # Nothing to add up is no sum of nothing for `reduceat`.
             starts = [layout.starts[i] for i in full]
-            found[full] = np.add.reduceat(self.counts[: layout.starts[-1]], starts)
+            bins = self.counts[: layout.starts[-1]]
+            found[full] = np.add.reduceat(bins, starts, dtype=np.int64)
         return found
 
     def squares(self, place: int) -> int:
         """Give squares_z of a distribution, of any size."""
         return (int(self.sums[1, place]) << 32) + int(self.sums[2, place])
+
+    def narrowed(self) -> Counts:
+        """Give the same in as little memory as it takes, for what is kept a while."""
+        return Counts(self.layout, narrow(self.counts), self.sums, self.extremes)
 
     def plus(self, other: Counts) -> Counts:
         """Give the sum of both.
@@ -190,7 +197,7 @@ class Counts:
         if self.layout is other.layout:
             return Counts(
                 self.layout,
-                self.counts + other.counts,
+                np.add(self.counts, other.counts, dtype=np.int64),
                 self.sums + other.sums,
                 np.minimum(self.extremes, other.extremes),
             )

@@ -92,6 +92,11 @@ class PaneCounts:
             known_sums = self.projection
             self.projection = other.projection + (0 if known_sums is None else known_sums)
 
+    def rest(self) -> None:
+        """Take less memory: nothing more is expected, though it may come."""
+        if self.features is not None:
+            self.features = self.features.narrowed()
+
     def named(self) -> DriftDelta:
         """Give the same counts with a name for everything."""
         features = {} if self.features is None else self.features.named()

@@ -56,7 +56,7 @@ class Stack:
         parts = aligned([pane.features or Counts.of({}) for pane in panes])
         self.layout = parts[0].layout
         last = [size - 1 for size in sizes]
-        sums = np.array([part.counts for part in parts]).cumsum(axis=0)
+        sums = np.array([part.counts for part in parts]).cumsum(axis=0, dtype=np.int64)
         self.counts: _Ints = sums[last]
         self.valid, self.bad = self._values()
         running, total, beyond = [], 0, 0
