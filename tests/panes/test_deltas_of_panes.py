@@ -256,12 +256,17 @@ def test_the_input_that_runs_ahead_is_paused_until_the_other_has_come(panes: Dri
         panes.send("predictions", prediction(f"r-{i}", 10_000 + 1_000 * i))
         panes.send("outcomes", outcome(f"r-{i}", 10_000 + 1_000 * i))
     panes.step("outcomes", 0, 1)
-    assert panes.task(0).paused() == frozenset()
-    panes.step("predictions", 0, 11)
+    assert panes.task(0).paused() == {"outcomes"}
+    # What is held back follows at a distance.
+    panes.step("predictions", 0, 5)
+    assert panes.task(0).paused() == {"outcomes"}
+    panes.step("predictions", 0, 6)
     assert panes.task(0).paused() == frozenset()
     panes.step("predictions", 0, 1)
     assert panes.task(0).paused() == {"predictions"}
-    panes.step("outcomes", 0, 30)
+    panes.step("outcomes", 0, 12)
+    assert panes.task(0).paused() == frozenset()
+    panes.step("outcomes", 0, 18)
     assert panes.task(0).paused() == {"outcomes"}
     panes.at_end = True
     panes.step("predictions", 0, 100)

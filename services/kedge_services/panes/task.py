@@ -47,6 +47,10 @@ LINGERING_ENTRIES = 200_000
 WAITING_LIMIT = 100_000
 #: How far one input's append time may run ahead of the other's while that has more to read.
 LEAD_MS = 10_000
+#: An outcome that comes before its prediction waits, and is written and deleted for it.
+#: So where both inputs are behind, outcomes that would be ahead by the first follow at
+#: the distance of the second.
+OUTCOMES_LEAD_MS, OUTCOMES_FOLLOW_MS = 1_000, 5_000
 IDLE_PROGRESS_MS = 1_000
 
 _RETENTION_MS = TOPICS["predictions"].retention_ms or 0
@@ -98,6 +102,7 @@ class PanesTask:
         self._now_ms = 0
         self._progress_ms: int | None = None
         self._is_sealed = False
+        self._is_holding = False
         self._told: dict[tuple[str, str], int] = {}
         self._make_reader()
 
@@ -161,14 +166,17 @@ class PanesTask:
 
     def paused(self) -> frozenset[str]:
         """Hold back the input that runs ahead in append time while the other has more."""
-        ahead = {topic: self._state.clocks[topic].clock_ms for topic in INPUTS}
-        for topic, other in (INPUTS, INPUTS[::-1]):
-            if (
-                ahead[other]
-                and ahead[topic] > ahead[other] + LEAD_MS
-                and not self._at_end.get(other)
-            ):
-                return frozenset({topic})
+        clocks = self._state.clocks
+        predictions_ms, outcomes_ms = (clocks[topic].clock_ms for topic in INPUTS)
+        if outcomes_ms and predictions_ms > outcomes_ms + LEAD_MS and not self._at_end["outcomes"]:
+            return frozenset({"predictions"})
+        # What is held back is let go at another distance, or it would be so at every poll.
+        allowed_ms = -OUTCOMES_FOLLOW_MS if self._is_holding else OUTCOMES_LEAD_MS
+        self._is_holding = (
+            outcomes_ms > predictions_ms + allowed_ms and not self._at_end["predictions"]
+        )
+        if self._is_holding:
+            return frozenset({"outcomes"})
         if len(self._waiting) >= WAITING_LIMIT and not self._at_end.get("predictions"):
             return frozenset({"outcomes"})
         return frozenset()

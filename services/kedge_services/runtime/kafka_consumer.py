@@ -99,7 +99,7 @@ class KafkaConsumer:
         self._ends = ends
         self._instance = instance
         self._made: Consumer | None = None
-        self._topics: set[str] = set()
+        self._topics: dict[str, int] = {}
         self._positions: dict[ports.TopicPartition, int] = {}
         self._at_end: set[ports.TopicPartition] = set()
         self._paused: set[ports.TopicPartition] = set()
@@ -118,7 +118,7 @@ class KafkaConsumer:
         on_lost: Callback,
     ) -> None:
         """Join the group; callbacks run inside :meth:`poll`."""
-        self._topics = set(topics)
+        self._topics = {topic: number for number, topic in enumerate(topics)}
         if "requests" in topics:
             self._properties.update({k: v for k, v in QUICK.items() if k not in self._given})
 
@@ -154,7 +154,7 @@ class KafkaConsumer:
         if self._paused:
             # librdkafka keeps paused what is assigned again.
             self.resume(list(self._paused))
-        self._topics = {topic for topic, _ in offsets}
+        self._topics = {topic: number for number, (topic, _) in enumerate(offsets)}
         self._positions = dict(offsets)
         self._at_end.clear()
         self._consumer.assign([self._theirs(p, offset) for p, offset in offsets.items()])
@@ -217,7 +217,8 @@ class KafkaConsumer:
 
     def _batches(self, messages: list[Any]) -> list[Batch]:
         batches = []
-        for partition, part in self._parts(messages).items():
+        parts = sorted(self._parts(messages).items(), key=lambda item: self._topics[item[0].topic])
+        for partition, part in parts:
             offsets: list[Any] = list(map(_offset, part))
             if self._goes_back(partition, offsets):
                 continue
@@ -240,7 +241,8 @@ class KafkaConsumer:
         """Give the messages by partition, in their order.
 
         An answer of Kafka holds a run of each partition, and a poll a few of them.
-        What belongs together goes into one batch, as each costs something of its own.
+        What belongs together goes into one batch, as each costs something of its own,
+        and topics come in the order they were named: what is joined is there first.
         """
         parts: dict[ports.TopicPartition, list[Any]] = {}
         start = 0
