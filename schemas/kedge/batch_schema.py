@@ -61,11 +61,14 @@ class Layout:
     unreadable
         Features and segments of a type that no JSON value could have, with that type; a
         model that declares one refuses the batch.
+    repeats
+        Whether there are strings that are kept once and may be meant many times.
     """
 
     constants: dict[str, str]
     names: frozenset[str]
     unreadable: dict[str, str]
+    repeats: bool
 
     @classmethod
     def of(cls, schema: pa.Schema) -> Layout:
@@ -98,6 +101,10 @@ class Layout:
                 for name, kind in kinds.items()
                 if name.startswith((FEATURES, SEGMENTS)) and not is_scalar(kind)
             },
+            any(
+                pa.types.is_dictionary(kind) or pa.types.is_string_view(kind)
+                for kind in kinds.values()
+            ),
         )
 
 

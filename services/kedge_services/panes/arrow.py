@@ -62,7 +62,7 @@ class ArrowReader:
             batch.validate(full=True)
             # Names are decoded only here.
             layout = self._layout(size.schema, batch.schema)
-            spread = _spread(batch)
+            spread = _spread(batch) if layout.repeats else 0
         except (pa.ArrowException, OSError, StopIteration, UnicodeDecodeError) as error:
             raise DeadLetter("undecodable", f"no Arrow record batch: {error}") from error
         if not batch.num_rows:

@@ -82,7 +82,11 @@ class ArrowRows:
     @cached_property
     def times_ms(self) -> _Ints:
         """Event times; 0 where there is none."""
-        return times_of(self.columns["event_time_ms"])[0]
+        return self._times[0]
+
+    @cached_property
+    def _times(self) -> tuple[_Ints, NDArray[np.bool_]]:
+        return times_of(self.columns["event_time_ms"])
 
     @cached_property
     def models(self) -> Codes:
@@ -311,7 +315,7 @@ class ArrowRows:
                                    f"{roles.scalars(slice(row, row + 1))[0]!r}"),
         )  # fmt: skip
         times = self.columns["event_time_ms"]
-        valid = times_of(times)[1]
+        valid = self._times[1]
         if not valid.all():
             self.refuse(
                 np.flatnonzero(~valid).tolist(),
