@@ -46,8 +46,10 @@ class PredictionReader:
 
     def read(self, batch: Batch) -> None:
         """Take a batch of JSON events, so many at a time that they stay near the processor."""
-        for start in range(0, len(batch), _TOGETHER):
-            part = part_of(batch, start, min(len(batch), start + _TOGETHER))
+        # Of many models more, as each of them has only some of the rows.
+        together = _TOGETHER * min(16, 1 + len(self.intake.lookup.newest) // 4)
+        for start in range(0, len(batch), together):
+            part = part_of(batch, start, min(len(batch), start + together))
             self.take(part, self.intake.lookup.decode(part.values))
 
     def take(self, batch: Batch, rows: Sequence[PredictionRow | DeadLetter]) -> None:
