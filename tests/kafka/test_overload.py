@@ -122,8 +122,9 @@ def test_what_is_queued_is_bounded_however_many_partitions_wait(kafka: LocalBrok
     consumer.close()
     rig.close()
     assert sorted(read) == list(range(count))
-    # Full, one answer more, and a record that began below the bound.
-    assert 0 < max(queued) <= 2 * (bound + bound // 20)
+    # Nearly full, and one answer more, whose first batch may be as large again;
+    # without a bound nearly all 16 MB of it would have been there.
+    assert 0 < max(queued) <= 3 * bound + bound // 10
 
 
 def test_a_partition_with_much_does_not_starve_one_with_little(driver: Driver, rig: Rig) -> None:
