@@ -13,6 +13,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -131,13 +132,15 @@ def _csv_blocks(path: Path, file: IO[str], wanted: Sequence[str] | None) -> Iter
     places = [(name, header.index(name)) for name in names]
     first = 1
     while rows := list(islice(filter(None, reader), _ROWS)):
-        try:
-            columns = list(zip(*rows, strict=True))
-        except ValueError:
-            columns = []
-        if len(columns) != len(header):
+        if set(map(len, rows)) != {len(header)}:
             raise _ragged(path, first, rows, len(header))
-        yield Block(first, len(rows), {name: columns[place] for name, place in places})
+        columns: dict[str, Sequence[str]]
+        if len(places) == 1:  # of event times alone nothing else need be turned round
+            columns = {name: list(map(itemgetter(place), rows)) for name, place in places}
+        else:
+            turned = list(zip(*rows, strict=True))
+            columns = {name: turned[place] for name, place in places}
+        yield Block(first, len(rows), columns)
         first += len(rows)
 
 

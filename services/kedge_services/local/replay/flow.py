@@ -199,7 +199,8 @@ def _arrivals(
             output = {"value" if is_regression else "label": prediction}
             if score is not None and not is_regression:
                 output["score"] = score
-        row = Row(f"row-{number}", time_ms, time_ms, features, output, segments=segments)
+        name = f"row-{number}"
+        row = Row(name, time_ms, time_ms, features, output, FILE_VERSION, "champion", segments)
         yield row, label if is_labelled else None
 
 
