@@ -33,6 +33,9 @@ stand-in   when the champion has no artefact, or one that cannot be loaded, whoe
            was champion before it answers on, also after a restart.  A model that
            was never served here has nobody: its requests are dead letters, 503
            by HTTP
+waiting    by HTTP requests for the same version that find no thread free are scored
+           in one call, each with its own fate, and answered before the shadows
+           begin; beyond ``serving.max_pending`` there is 503 with Retry-After
 promotion  of a version while another answers elsewhere: the champion predicts in
            that one's shadow until the answers name it, so its windows and rules
            go on, and the registry goes on comparing the two.  A warning and
