@@ -6,10 +6,12 @@ import subprocess
 import sys
 import uuid
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 
 from kedge.batch_layout import CONTENT_TYPE, is_batch
 from kedge.client import Client
@@ -19,6 +21,8 @@ from kedge_services.panes.arrow import ArrowReader
 from kedge_services.panes.arrow_rows import ArrowRows
 from kedge_services.runtime.settings import Settings
 
+#: Declared as a mapping or a list; it is a list.
+_headers: Callable[[Message], Any] = Message.headers
 NOW = 1_795_220_224_624
 
 
@@ -52,9 +56,7 @@ def test_every_row_is_delivered_on_the_partition_of_its_request(kafka_settings: 
         messages = consumer.consume(100, 20.0)
         assert messages, "nothing more came"
         for message in messages:
-            headers = [
-                (str(n), v if isinstance(v, bytes) else b"") for n, v in message.headers() or ()
-            ]
+            headers = [*(_headers(message) or ())]
             assert dict(headers) == {"trace": b"a-1", "content-type": CONTENT_TYPE}
             assert is_batch(headers)
             layout, batch, _ = ArrowReader().open(message.value())
@@ -135,7 +137,7 @@ def test_a_wrong_row_is_told_by_its_number(
 def test_what_is_no_table_is_a_mistake(wrong: object, sentence: str) -> None:
     kedge = Client("127.0.0.1:1")
     with pytest.raises(UsageError, match=sentence):
-        kedge.predict_batch(wrong, model="m", version="1")  # type: ignore[arg-type]
+        kedge.predict_batch(wrong, model="m", version="1")
     with pytest.raises(UsageError, match="rows_per_record is 0"):
         kedge.predict_batch({}, model="m", version="1", rows_per_record=0)
 
