@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -140,7 +141,7 @@ class Side:
         for i, row in enumerate(OutcomeDecoder().decode(batch.values)):
             assert not isinstance(row, DeadLetter)
             clocks.tick(batch.timestamps_ms[i])
-            found, _ = claims(self.lookup, [row])
+            found, _ = claims(self.lookup, [row], np.array([row.event_time_ms]))
             owner, wait_ms = found[0].owner, found[0].wait_ms
             if self.join.rebuilding and batch.offsets[i] in self.waiting:
                 continue

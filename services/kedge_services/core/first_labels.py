@@ -35,6 +35,7 @@ class FirstExamples(NamedTuple):
     times_ms: list[int]
     label_times_ms: list[int]
     numbers: list[float]
+    has_tails: bool
 
 
 @dataclass(slots=True)
@@ -212,6 +213,7 @@ class FirstLabels:
                     self.times_ms[at].tolist(),
                     self.label_times_ms[at].tolist(),
                     self.numbers[at].tolist(),
+                    bool(self.tails[at].any()),
                 )
             )
         return parts

@@ -153,12 +153,12 @@ def heads(values: Sequence[bytes | None]) -> Heads:
 
 
 def columns_of(
-    shape: Shape, values: Sequence[bytes]
+    shape: Shape, values: Sequence[bytes], *, has_tails: bool
 ) -> tuple[list[Sequence[Any]], list[Tail] | None]:
     """Give the features of packed predictions of one kind as columns in the order of their names.
 
     Numbers that are missing are NaN, which is null in JSON.  With them come the tails,
-    None where the kind of these predictions has none.
+    None where there are none.
     """
     kind = shape.kind
     width = len(kind.numeric)
@@ -168,12 +168,12 @@ def columns_of(
     columns: list[Sequence[Any]] = [()] * len(kind.features)
     for column, position in zip(numbers.T, kind.numeric, strict=True):
         columns[position] = column.tolist()
-    heads_of = np.frombuffer(b"".join([v[:HEAD_BYTES] for v in values]), _HEAD)["tail"].tolist()
     tails = None
-    if any(heads_of):
+    if has_tails:
+        sizes = heads(values).tails.tolist()
         tails = [
             decode_tail(value[start : start + size]) if size else Tail()
-            for value, size in zip(values, heads_of, strict=True)
+            for value, size in zip(values, sizes, strict=True)
         ]
         for k, position in enumerate(shape.others):
             columns[position] = [tail.others[k] for tail in tails]
@@ -189,7 +189,7 @@ def unpack(value: bytes, kinds: Kinds) -> Entry:
     )[0].item()
     shape = kinds[number]
     kind = shape.kind
-    columns, tails = columns_of(shape, [value])
+    columns, tails = columns_of(shape, [value], has_tails=tail_bytes > 0)
     tail = Tail() if tails is None else tails[0]
     known = None if math.isnan(numeric) else numeric
     held = Held(

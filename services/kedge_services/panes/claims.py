@@ -41,18 +41,19 @@ class Claim:
     wait_ms: int | None = None
 
 
-def claims(lookup: Lookup, rows: Sequence[OutcomeRow]) -> tuple[list[Claim], NDArray[np.int64]]:
-    """Give the claims of outcomes, and for each outcome which it is."""
+def claims(
+    lookup: Lookup, rows: Sequence[OutcomeRow], times_ms: NDArray[np.int64]
+) -> tuple[list[Claim], NDArray[np.int64]]:
+    """Give the claims of outcomes with these event times, and for each which it is."""
     if not rows:
         return [], np.empty(0, dtype=np.int64)
-    times = [row.event_time_ms for row in rows]
     models, labels = [row.model for row in rows], [row.label for row in rows]
     # As long as nothing has changed between the first and the last of them, time is all one.
-    span = (min(times), max(times))
+    span = (int(times_ms.min()), int(times_ms.max()))
     is_steady = all(_is_steady(lookup, model, span) for model in set(models))
     known = Codes()
-    keys = zip(models, map(type, labels), labels, repeat(times[0]) if is_steady else times,
-               strict=False)  # fmt: skip
+    times = repeat(span[0]) if is_steady else times_ms.tolist()
+    keys = zip(models, map(type, labels), labels, times, strict=False)
     codes = np.fromiter(map(known.__getitem__, keys), np.int64, len(rows))
     return [_claim(lookup, model, label, time) for model, _, label, time in known], codes
 

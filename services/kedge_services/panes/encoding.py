@@ -54,7 +54,7 @@ def encode_example(draft: ExampleDraft, partition: int) -> Produce:
 def encode_first_examples(first: FirstExamples, partition: int) -> list[Produce]:
     """Give examples of one kind, each as :func:`encode_example` gives it."""
     kind, names = first.shape.kind, first.prediction_ids
-    columns, tails = columns_of(first.shape, first.values)
+    columns, tails = columns_of(first.shape, first.values, has_tails=first.has_tails)
     features: Iterable[Struct] = map(first.shape.struct, *columns)
     if not columns:
         features = repeat(first.shape.struct(), len(names))

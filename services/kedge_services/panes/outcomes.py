@@ -94,7 +94,7 @@ class OutcomeReader:
         stamps = np.fromiter(batch.timestamps_ms, np.int64, len(batch))
         clocks_ms = np.maximum.accumulate(np.concatenate([[clocks.clock_ms], stamps]))[1:]
         since_ms = clocks.since_ms
-        asked = self._ask(batch, clocks_ms)
+        asked = self._ask(batch, stamps, clocks_ms)
         first = self._first(asked, clocks)
         largest = {model: time.max_ms for model, time in clocks.models.items()}
         advances = self._take_singly(asked, first, clocks)
@@ -105,40 +105,62 @@ class OutcomeReader:
 
     # ------------------------------------------------------------------ all of them
 
-    def _ask(self, batch: Batch, clocks_ms: _Ints) -> _Asked:
+    def _ask(self, batch: Batch, stamps: _Ints, clocks_ms: _Ints) -> _Asked:
         """Put aside what is wrong, and load the entries that the others ask for."""
         decoded = self._decoder.decode(batch.values)
         refused = {i: row for i, row in enumerate(decoded) if isinstance(row, DeadLetter)}
         at = [i for i in range(len(decoded)) if i not in refused]
         rows: list[OutcomeRow] = [decoded[i] for i in at] if refused else decoded  # type: ignore[misc,assignment]
-        found, which = claims(self.intake.lookup, rows)
-        wrong = np.array([claim.refused is not None for claim in found], dtype=np.bool_)
-        for k in np.flatnonzero(wrong[which]).tolist() if wrong.any() else ():
-            refused[at[k]] = decoded[at[k]] = found[which[k]].refused
-        refused.update(self.intake.misplaced(batch, decoded))
+        ids = [row.prediction_id for row in rows]
+        times = np.fromiter((row.event_time_ms for row in rows), np.int64, len(rows))
+        found, which = claims(self.intake.lookup, rows, times)
+        is_right = np.array([claim.refused is None for claim in found], dtype=np.bool_)[which]
+        for k in np.flatnonzero(~is_right).tolist():
+            letter = found[which[k]].refused
+            if letter is not None:
+                refused[at[k]] = letter
+        for k, letter in self._misplaced(batch, at, ids, times, stamps, is_right).items():
+            refused[at[k]] = letter
+            is_right[k] = False
         for i in sorted(refused):
             self.intake.refuse(batch, i, refused[i])
         join, account = self.intake.join, self.intake.account
         asks = np.array([claim.wait_ms is not None for claim in found], dtype=np.bool_)[which]
-        is_right = np.array([i not in refused for i in at], dtype=np.bool_) if refused else None
-        spared = ~asks if is_right is None else ~asks & is_right
+        spared = is_right & ~asks
         if spared.any():
             account.count("outcomes", "unlabelled", int(spared.sum()))
-        if is_right is not None:
-            asks &= is_right
+        asks &= is_right
         if join.rebuilding and len(join.waiting):
             asks &= np.array([batch.offsets[i] not in join.waiting for i in at], dtype=np.bool_)
         if not asks.all():
-            rows, at, which = list(compress(rows, asks)), list(compress(at, asks)), which[asks]
-        ids = [row.prediction_id for row in rows]
+            rows, at, ids = (
+                list(compress(rows, asks)), list(compress(at, asks)), list(compress(ids, asks)),
+            )  # fmt: skip
+            which, times = which[asks], times[asks]
         placed = join.book.fetch(ids)
         if len(set(ids)) < len(ids):
             repeated = {name for name, times in Counter(ids).items() if times > 1}
             placed = [None if n in repeated else p for n, p in zip(ids, placed, strict=True)]
-        times = np.fromiter((row.event_time_ms for row in rows), np.int64, len(rows))
         return _Asked(
             batch, np.array(at, dtype=np.int64), rows, found, which, times, clocks_ms, placed
         )
+
+    def _misplaced(
+        self,
+        batch: Batch,
+        at: list[int],
+        ids: list[str],
+        times_ms: _Ints,
+        stamps: _Ints,
+        is_right: NDArray[np.bool_],
+    ) -> dict[int, DeadLetter]:
+        """Find those, by position, that are right so far and lie in the wrong place."""
+        if is_right.all():
+            return self.intake.misplaced_rows(batch, at, ids, times_ms, stamps)
+        right = np.flatnonzero(is_right)
+        mine, names = [at[k] for k in right.tolist()], [ids[k] for k in right.tolist()]
+        wrong = self.intake.misplaced_rows(batch, mine, names, times_ms[right], stamps)
+        return {int(right[k]): letter for k, letter in wrong.items()}
 
     def _first(self, asked: _Asked, clocks: Clocks) -> FirstLabels:
         """Give those that surely are the first label of the only prediction of their id.
