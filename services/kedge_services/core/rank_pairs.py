@@ -4,7 +4,7 @@ A *rank score* is an integer that says how far up the reference's distribution t
 a value lies.  A pane keeps the sums of the scores' products, pair by pair; with the
 features' own counts they give the rank correlation of every pair in any window of panes.
 
-Products are integers of at most 2**10, and of a batch of :data:`_EXACT_ROWS` floats add
+Products are integers of at most 2**10, and of a batch of :data:`EXACT_ROWS` floats add
 them exactly in any order: the sums do not depend on batches, partitions or the machine.
 """
 
@@ -16,24 +16,25 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kedge.base import Scalar, label_text
-from kedge.panes import FeatureReference, Projection
+from kedge.panes import FeatureReference
 from kedge_services.core.columns import FLOATS, SCALARS, Values, aligned
-from kedge_services.core.sketches import FeatureCounts
 
 __all__ = [
+    "CRUMBS",
+    "EXACT_ROWS",
     "MOST_PAIRS",
     "Projector",
     "correlations",
     "margins",
     "order_of",
+    "pair_sums",
     "pairs_of",
-    "project",
     "rank_scores",
 ]
 
@@ -44,12 +45,12 @@ MOST_PAIRS: Final = 1_275
 #: Rank scores lie within -32..32.
 _HALF: Final = 32
 #: So many products of two scores (2**10 each) add exactly as 32-bit floats.
-_EXACT_ROWS: Final = 1 << 13
+EXACT_ROWS: Final = 1 << 13
 #: Up to so many rows loops are quicker than arrays.
 _FEW: Final = 24
 _LARGEST: Final = sys.float_info.max
 #: A variance below this is that of a constant.
-_CRUMBS: Final = 1e-9
+CRUMBS: Final = 1e-9
 
 
 def rank_scores(name: str, feature: FeatureReference) -> _Ints:
@@ -138,7 +139,7 @@ def correlations(rows: Any, products: _Floats, totals: _Floats, squares: _Floats
     variance = squares / rows - mean * mean
     covariance = products / rows - mean[..., first] * mean[..., second]
     # Rounding leaves crumbs of a constant; scores are integers, so nothing is as small.
-    variance[variance < _CRUMBS] = np.nan
+    variance[variance < CRUMBS] = np.nan
     found: _Floats = covariance / np.sqrt(variance[..., first] * variance[..., second])
     return found
 
@@ -179,7 +180,7 @@ class Projector:
         ranks
             Rank scores, shape (features, rows), of at most 8,192 rows.
         """
-        found: _Ints = _pair_sums(ranks, ranks).astype(np.int64)
+        found: _Ints = pair_sums(ranks, ranks).astype(np.int64)
         return found
 
     def scores_of(self, name: str, values: Values) -> NDArray[np.float32]:
@@ -208,8 +209,8 @@ class Projector:
             ])  # fmt: skip
             sums[1:] = np.einsum("ij,ij->i", few.take(first, 0), few.take(second, 0))
             return sums
-        for at in range(0, rows, _EXACT_ROWS):
-            sums[1:] += self.sums(self.scores(columns, at, min(rows, at + _EXACT_ROWS)))
+        for at in range(0, rows, EXACT_ROWS):
+            sums[1:] += self.sums(self.scores(columns, at, min(rows, at + EXACT_ROWS)))
         return sums
 
     def scores(self, columns: Mapping[str, Values], start: int, end: int) -> NDArray[np.float32]:
@@ -289,105 +290,7 @@ class _Scorer:
         return self._known.get(label_text(value), self._unseen)
 
 
-def project(
-    features: Mapping[str, FeatureReference], columns: Mapping[str, Values], *, blocks: int
-) -> Projection | None:
-    """Count how pairs of features go together in the rows of a reference.
-
-    Parameters
-    ----------
-    features
-        Counted from the columns.
-    columns
-        Rows in event-time order.
-    blocks
-        Contiguous parts, between which correlations vary more than those of independent
-        rows would where rows depend on those before them.
-
-    Returns
-    -------
-    Projection or None
-        None when there are not two features, or fewer rows than blocks.
-
-    Notes
-    -----
-    The variance of a correlation r of n rows is t/n, where t is the mean of
-    (ab - r (a**2 + b**2) / 2)**2 over the rows' scores a and b in standard units.
-    """
-    names = order_of(list(features))
-    rows = len(columns[names[0]]) if names else 0
-    if len(names) < 2 or rows < blocks:
-        return None
-    projector = Projector(names, features)
-    sums = [_Sums.of(projector, columns, k * rows // blocks, (k + 1) * rows // blocks)
-            for k in range(blocks)]  # fmt: skip
-    whole = _Sums(*(sum(parts) for parts in zip(*sums, strict=True)))
-    variance = whole.variance()
-    usable = variance > _CRUMBS
-    by_block = np.array([part.correlation() for part in sums])
-    expected = np.where(usable, variance, 1.0) * blocks / rows
-    raw = np.var(by_block, axis=0, ddof=1) / expected
-    known = usable & np.isfinite(raw)
-    pooled = float(raw[known].mean()) if known.any() else 1.0
-    dispersion = np.maximum(1.0, (np.where(known, raw, pooled) + pooled) / 2)
-    return Projection(
-        features=names,
-        sums=[rows, *whole.products.astype(np.int64).tolist()],
-        variances=_rounded(np.where(usable, variance, 0.0)),
-        dispersions=_rounded(dispersion),
-    )
-
-
-class _Sums(NamedTuple):
-    """Sums over rows of the scores a and b of pairs, and of powers of single ones."""
-
-    rows: Any
-    products: Any
-    totals: Any
-    squares: Any
-    fourths: Any
-    aabb: Any
-    aaab: Any
-    abbb: Any
-
-    @classmethod
-    def of(cls, projector: Projector, columns: Mapping[str, Values], start: int, stop: int) -> Self:
-        """Add up the rows from ``start`` to ``stop``; integers, exact in 64-bit floats."""
-        parts = []
-        for at in range(start, stop, _EXACT_ROWS):
-            end = min(stop, at + _EXACT_ROWS)
-            a = projector.scores(columns, at, end).astype(np.float64)
-            square, cube = a * a, a * a * a
-            parts.append((
-                end - at, _pair_sums(a, a), a.sum(axis=1), square.sum(axis=1),
-                (square * square).sum(axis=1), _pair_sums(square, square),
-                _pair_sums(cube, a), _pair_sums(a, cube),
-            ))  # fmt: skip
-        return cls(*(sum(part) for part in zip(*parts, strict=True)))
-
-    def correlation(self) -> _Floats:
-        return correlations(self.rows, self.products, self.totals, self.squares)
-
-    def variance(self) -> _Floats:
-        """Give the variance of a pair's correlation, times the number of rows; NaN for none."""
-        first, second = pairs_of(self.totals.size)
-        r = self.correlation()
-        # The scores' means are about zero by construction.
-        power = self.squares / self.rows
-        power[power < _CRUMBS] = np.nan
-        peak = self.fourths / self.rows / (power * power)
-        pair = power[first] * power[second]
-        both = self.aabb / self.rows / pair
-        skew = self.aaab / (power[first] * np.sqrt(pair)) + self.abbb / (
-            power[second] * np.sqrt(pair)
-        )
-        found: _Floats = (
-            both - r * skew / self.rows + r * r / 4 * (peak[first] + peak[second] + 2 * both)
-        )
-        return found
-
-
-def _pair_sums(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+def pair_sums(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
     """Give the sums of left[i] * right[j] over the rows for all pairs (i, j)."""
     count = left.shape[0]
     partners = _partners(count)
@@ -410,8 +313,3 @@ def _partners(features: int) -> int | None:
 
 def _digest(*parts: str) -> bytes:
     return blake2b("\0".join(parts).encode(), digest_size=8).digest()
-
-
-def _rounded(values: _Floats) -> list[float]:
-    """Round to 6 digits: enough for a variance, and short in a reference."""
-    return [float(f"{value:.6g}") for value in values.tolist()]

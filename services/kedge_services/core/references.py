@@ -32,7 +32,7 @@ from kedge_services.core.binning import (
 from kedge_services.core.blocks import BLOCKS, counter_blocks
 from kedge_services.core.class_losses import class_losses
 from kedge_services.core.deltas import DriftDelta, LearningDelta
-from kedge_services.core.rank_pairs import project
+from kedge_services.core.projecting import project
 from kedge_services.core.sketches import FeatureCounts
 from kedge_services.core.strata import RowTimes, stratified
 
