@@ -8,7 +8,7 @@ from typing import Any
 
 from bench_stats.data import Floats, Table
 from kedge import Monitor, Pane, Progress, Reference, Window
-from kedge.codec import encode
+from kedge.codec import decode, encode
 from kedge.panes import ModelClock, PaneSource
 from kedge_services.core.binning import Binner
 from kedge_services.core.deltas import DriftDelta
@@ -79,7 +79,7 @@ class Panes:
     def _take(self, end_ms: int) -> list[Window]:
         self._core.progress(_progress(end_ms))
         self._core.tick(0)
-        return self._core.take()[0]
+        return [decode(Window, window.value) for window in self._core.take()[0]]
 
 
 def judge(reference: Table, windows: Iterable[Floats]) -> list[Verdict]:
