@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install demo test test-long bench bench-stats lint format schemas clean
+.PHONY: help install demo test test-long bench bench-stats bench-peers lint format schemas clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ bench-stats: $(STAMP)  ## the statistics beside Evidently, NannyML and River; do
 CASES ?=
 bench: $(STAMP)  ## throughput, latency and memory on this machine; docs/benchmarks.md
 	$(BIN)/kedge bench $(if $(QUICK),--quick) --markdown docs/benchmarks.md $(CASES)
+
+bench-peers: $(STAMP)  ## the same work in Quix Streams, Faust, Bytewax, Evidently and NannyML
+	PYTHONPATH=tests/bench $(BIN)/python -m bench_peers $(if $(QUICK),--quick)
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

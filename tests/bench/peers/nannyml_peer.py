@@ -2,9 +2,10 @@
 
 Reads a line of JSON for each job and answers with a line.  ``{"path": ...}`` of
 an .npz file as for Evidently: flags by window and feature, and by window for the
-reconstruction error (not when ``"methods"`` asks for the default only).  ``{"estimate": ..., "chunk": rows}`` of an .npz file with
-``scores``, ``answers``, ``labels`` and the number of ``reference`` rows: what CBPE
-estimates by chunk, and the scores it is computed from.
+reconstruction error (not when ``"methods"`` asks for the default only).
+``{"estimate": ..., "chunk": rows}`` of an .npz file with ``scores``, ``answers``,
+``labels`` and the number of ``reference`` rows: what CBPE estimates by chunk, and
+the scores it is computed from.
 """
 
 from __future__ import annotations
