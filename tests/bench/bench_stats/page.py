@@ -9,13 +9,12 @@ import json
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 
 import psutil
 
 from bench_stats.data import ROOT
 from bench_stats.figures import Result, pivot
-from bench_stats.peers import CACHE, SCRIPTS
+from bench_stats.peers import CACHE, pinned
 from kedge_services.local.bench.report import replaced
 
 __all__ = ["PAGE", "keep", "kept", "page", "write"]
@@ -78,8 +77,8 @@ def page(results: Sequence[Result]) -> str:
     """Give the part of the page."""
     parts = [
         _HEAD.format(
-            evidently=_pinned("evidently"),
-            nannyml=_pinned("nannyml"),
+            evidently=pinned("evidently", "evidently"),
+            nannyml=pinned("nannyml", "nannyml"),
             river=version("river"),
             machine=_machine(),
         ),
@@ -108,11 +107,6 @@ def table(result: Result) -> str:
 
 def _told(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
-
-
-def _pinned(name: str) -> str:
-    lines = Path(SCRIPTS / f"{name}.txt").read_text(encoding="utf-8").splitlines()
-    return next(line.partition("==")[2] for line in lines if line.startswith(f"{name}=="))
 
 
 def _machine() -> str:
