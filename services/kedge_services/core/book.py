@@ -274,8 +274,11 @@ class Book:
         expired
             Gives the segments that nothing needs any more.
         """
-        for name, entry in self._changed.items():
-            segment = self._segments.place(name, entry, label_wait_ms, clock_ms)
+        places = [
+            self._segments.place(entry, label_wait_ms, clock_ms) for entry in self._changed.values()
+        ]
+        self._segments.note_ids(list(self._changed), places)
+        for (name, entry), segment in zip(self._changed.items(), places, strict=True):
             before = self._found_in.get(name)
             if before is not None and before != segment:
                 self._moved.setdefault(name, []).append(before)

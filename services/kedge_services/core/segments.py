@@ -147,13 +147,11 @@ class Segments:
             found |= kept.may_hold(hashes)
         return found
 
-    def place(self, prediction_id: str, entry: Entry, wait_ms: int, clock_ms: int) -> str:
-        """Find the segment for an entry, and note there what it holds.
+    def place(self, entry: Entry, wait_ms: int, clock_ms: int) -> str:
+        """Find the segment for an entry, and note there what it holds, but for its id.
 
         Parameters
         ----------
-        prediction_id
-            Its id.
         entry
             At least one prediction or label.
         wait_ms
@@ -180,8 +178,15 @@ class Segments:
         if entry.labels and entry.labels[0].offset < lows.get("outcomes", _NEVER):
             lows["outcomes"] = entry.labels[0].offset
         info.newest_ms = max(info.newest_ms, clock_ms)
-        self._filter(name, id_hashes([prediction_id]))
         return name
+
+    def note_ids(self, prediction_ids: Sequence[str], names: Sequence[str]) -> None:
+        """Note the ids of entries that were placed one by one, and the segment of each."""
+        ids: dict[str, list[str]] = {}
+        for prediction_id, name in zip(prediction_ids, names, strict=True):
+            ids.setdefault(name, []).append(prediction_id)
+        for name, held in ids.items():
+            self._filter(name, id_hashes(held))
 
     def _filter(self, name: str, hashes: NDArray[np.uint64]) -> None:
         known = self._filters.get(name)

@@ -185,15 +185,15 @@ class OutcomeReader:
         if join.rebuilding or not len(first):
             return first
         # A late label meets its prediction only while that is held.
-        newest = int(asked.times_ms.max())
-        reach = first.by_kind([self._reach(model, newest, clocks) for model in models])
+        before = np.maximum.accumulate(asked.times_ms)[first.at - 1]
+        before[first.at == 0] = BEFORE_ALL
+        begun = first.by_kind([clocks.watermark(model, 0) for model in models])
+        graces = first.by_kind([self._grace(model) for model in models])
+        # None of the batch before a label can have taken its model further.
+        reach = np.maximum(begun, before) - graces
         horizons = first.by_kind([shape.kind.horizon_ms for shape in first.shapes])
         is_held = (first.label_times_ms >= reach) | (reach <= first.times_ms + horizons)
         return first.only(is_held)
-
-    def _reach(self, model: str, newest_ms: int, clocks: Clocks) -> int:
-        """Give how far a model's watermark may come with outcomes up to a time."""
-        return max(clocks.watermark(model, 0), newest_ms) - self._grace(model)
 
     def _grace(self, model: str) -> int:
         plan = self.intake.lookup.newest.get(model)
