@@ -250,26 +250,57 @@ def test_a_partition_that_is_not_read_to_its_end_does_not_claim_the_present(
     assert panes.progress()[0].clock_ms == {"predictions": 10_050, "outcomes": 0}
 
 
-def test_the_input_that_runs_ahead_is_paused_until_the_other_has_come(panes: Driver) -> None:
+def sent_each_second(panes: Driver, count: int) -> Driver:
+    """Send a prediction and its outcome at every second from 10 on; their ends are far."""
     panes.at_end = False
-    for i in range(40):
+    for i in range(count):
         panes.send("predictions", prediction(f"r-{i}", 10_000 + 1_000 * i))
         panes.send("outcomes", outcome(f"r-{i}", 10_000 + 1_000 * i))
-    panes.step("outcomes", 0, 1)
-    assert panes.task(0).paused() == {"outcomes"}
-    # What is held back follows at a distance.
-    panes.step("predictions", 0, 5)
-    assert panes.task(0).paused() == {"outcomes"}
-    panes.step("predictions", 0, 6)
-    assert panes.task(0).paused() == frozenset()
+    return panes
+
+
+def test_predictions_begin_and_outcomes_never_run_ahead_of_those_that_are_behind(
+    panes: Driver,
+) -> None:
+    sent_each_second(panes, 40).clock_ms = 99_000
+    paused = panes.task(0).paused
+    assert paused() == {"outcomes"}
+    panes.step("predictions", 0, 11)
+    assert paused() == {"outcomes"}
     panes.step("predictions", 0, 1)
-    assert panes.task(0).paused() == {"predictions"}
-    panes.step("outcomes", 0, 12)
-    assert panes.task(0).paused() == frozenset()
-    panes.step("outcomes", 0, 18)
-    assert panes.task(0).paused() == {"outcomes"}
+    assert paused() == frozenset()
+    panes.step("outcomes", 0, 1)
+    assert paused() == {"predictions"}
+    panes.step("outcomes", 0, 11)
+    assert paused() == frozenset()
+    panes.step("outcomes", 0, 1)
+    # 22 against 21: what is held back follows at a distance.
+    assert paused() == {"outcomes"}
+    panes.step("predictions", 0, 8)
+    assert paused() == {"outcomes"}
+    panes.step("predictions", 0, 1)
+    assert paused() == frozenset()
+    panes.step("outcomes", 0, 27)
+    assert paused() == {"outcomes"}
     panes.at_end = True
     panes.step("predictions", 0, 100)
+    assert paused() == frozenset()
+
+
+def test_outcomes_are_not_held_back_at_once_where_predictions_are_read_as_they_come(
+    panes: Driver,
+) -> None:
+    sent_each_second(panes, 4).clock_ms = 12_000
+    panes.step("predictions", 0, 1)
+    panes.step("outcomes", 0, 2)
+    assert panes.task(0).paused() == frozenset()
+    panes.step("outcomes", 0, 1)
+    assert panes.task(0).paused() == {"outcomes"}
+
+
+def test_outcomes_alone_are_not_held_back_for_ever(panes: Driver) -> None:
+    panes.send("outcomes", outcome())
+    panes.step("predictions", 0, 1)
     assert panes.task(0).paused() == frozenset()
 
 

@@ -48,9 +48,11 @@ WAITING_LIMIT = 100_000
 #: How far one input's append time may run ahead of the other's while that has more to read.
 LEAD_MS = 10_000
 #: An outcome that comes before its prediction waits, and is written and deleted for it.
-#: So where both inputs are behind, outcomes that would be ahead by the first follow at
-#: the distance of the second.
-OUTCOMES_LEAD_MS, OUTCOMES_FOLLOW_MS = 1_000, 5_000
+#: So where predictions are behind the present by the first, outcomes must not run ahead at
+#: all, and are let go on at the distance of the second: what is held back is fetched again.
+BEHIND_MS, OUTCOMES_FOLLOW_MS = 2_000, 8_000
+#: Where predictions are read as they come, outcomes may be ahead by this.
+OUTCOMES_LEAD_MS = 1_000
 IDLE_PROGRESS_MS = 1_000
 
 _RETENTION_MS = TOPICS["predictions"].retention_ms or 0
@@ -169,12 +171,9 @@ class PanesTask:
         clocks = self._state.clocks
         predictions_ms, outcomes_ms = (clocks[topic].clock_ms for topic in INPUTS)
         if outcomes_ms and predictions_ms > outcomes_ms + LEAD_MS and not self._at_end["outcomes"]:
+            self._is_holding = False
             return frozenset({"predictions"})
-        # What is held back is let go at another distance, or it would be so at every poll.
-        allowed_ms = -OUTCOMES_FOLLOW_MS if self._is_holding else OUTCOMES_LEAD_MS
-        self._is_holding = (
-            outcomes_ms > predictions_ms + allowed_ms and not self._at_end["predictions"]
-        )
+        self._is_holding = not self._at_end["predictions"] and self._is_ahead(outcomes_ms)
         if self._is_holding:
             return frozenset({"outcomes"})
         if len(self._waiting) >= WAITING_LIMIT and not self._at_end.get("predictions"):
@@ -229,6 +228,16 @@ class PanesTask:
         self._book.close()
 
     # --------------------------------------------------------------- details
+
+    def _is_ahead(self, outcomes_ms: int) -> bool:
+        """Say whether outcomes, read up to this append time, have to let predictions go first."""
+        clock = self._state.clocks["predictions"]
+        if not outcomes_ms:
+            # Where they begin is not known before they are read.
+            return clock.clock_ms <= clock.since_ms + LEAD_MS
+        if self._now_ms - clock.clock_ms <= BEHIND_MS:
+            return outcomes_ms > clock.clock_ms + OUTCOMES_LEAD_MS
+        return outcomes_ms > clock.clock_ms - (OUTCOMES_FOLLOW_MS if self._is_holding else 0)
 
     def _make_reader(self) -> None:
         clocks = self._state.clocks
