@@ -7,7 +7,7 @@ believed idle) revise the counts of a window, never its verdict.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from kedge import Monitor, Reference
 from kedge_services.core.budget import Budget
@@ -22,7 +22,7 @@ from kedge_services.core.publishing import Content, Publisher, WindowKey
 from kedge_services.core.seasons import SeasonalReferences
 from kedge_services.core.shelf import Shelf, quick_json
 from kedge_services.core.stacks import Stack
-from kedge_services.core.trying import Question, Steps, Tried, answers, tried_by_scale
+from kedge_services.core.trying import Steps, Tried, answers, questions_of, tried_by_scale
 
 __all__ = ["KEPT_PANES", "QUIET_PANES", "DriftWindows"]
 
@@ -137,7 +137,7 @@ class DriftWindows:
         last_ms = watermark_ms if until_ms is None else min(watermark_ms, until_ms)
         state = self.models.get((model,))
         while state is not None:
-            open_panes = sorted((self.panes[key].end_ms, key) for key in self._open.get(model, ()))
+            open_panes = self._open_panes(model)
             if state.closed_ms is not None:
                 empty = self._empty_pane(model, state, open_panes)
                 if empty is not None:
@@ -150,6 +150,19 @@ class DriftWindows:
             end_ms = open_panes[0][0]
             keys = [key for end, key in open_panes if end == end_ms]
             yield from self._close_full(model, state, keys, end_ms, watermark_ms, now_ms)
+
+    def next_ms(self, model: str) -> int | None:
+        """Give the watermark at which there may be a pane to close; None for none yet."""
+        state = self.models.get((model,))
+        if state is None:
+            return None
+        open_panes = self._open_panes(model)
+        empty = self._empty_pane(model, state, open_panes)
+        ends = [open_panes[0][0]] if open_panes else []
+        return min(ends if empty is None else [*ends, empty[1]], default=None)
+
+    def _open_panes(self, model: str) -> list[tuple[int, PaneKey]]:
+        return sorted((self.panes[key].end_ms, key) for key in self._open.get(model, ()))
 
     def _empty_pane(
         self, model: str, state: DriftModel, open_panes: list[tuple[int, PaneKey]]
@@ -231,7 +244,7 @@ class DriftWindows:
             contents[scale] = Content(total, status="insufficient")
             if total and reference is not None:
                 sizes[scale] = len(panes), self._seasons.of(reference, monitor, rows)
-        questions = self._questions(panes, sizes)
+        questions = questions_of(panes, sizes, self._judge_of)
         tried = tried_by_scale(questions, (yield questions)) if questions else {}
         for scale, content in contents.items():
             key = WindowKey.of("drift", series, scale, end_ms - scale * length)
@@ -253,27 +266,6 @@ class DriftWindows:
         rows[start_ms] = pane.delta.rows if pane else 0
         if pane is not None and pane.delta.rows:
             panes.append(pane.delta)
-
-    def _questions(
-        self, panes: Sequence[PaneCounts], sizes: Mapping[int, tuple[int, Reference]]
-    ) -> list[Question]:
-        """Ask for the tests of windows that end with the same pane, by what they are held to.
-
-        ``sizes`` are the panes of each, and what it is held to, by scale.
-        """
-        together: dict[int, dict[int, int]] = {}
-        held_to: dict[int, Reference] = {}
-        for scale, (size, reference) in sizes.items():
-            together.setdefault(id(reference), {})[scale] = size
-            held_to[id(reference)] = reference
-        return [
-            Question(
-                self._judge_of(held_to[same]),
-                Stack(panes[: max(mine.values())], list(mine.values())),
-                list(mine),
-            )
-            for same, mine in together.items()
-        ]
 
     def _describe(
         self,
@@ -370,21 +362,18 @@ class DriftWindows:
         content = Content(sum(pane.rows for pane in panes), status="insufficient")
         if panes and reference is not None and first_ms is not None and key.start_ms >= first_ms:
             held_to = self._seasons.of(reference, monitor, rows)
-            questions = self._questions(panes, {key.scale: (len(panes), held_to)})
+            questions = questions_of(panes, {key.scale: (len(panes), held_to)}, self._judge_of)
             tried = tried_by_scale(questions, answers(questions))
             described = held_to if len(rows) == 1 else None
             self._describe(key, sent.end_ms, tried[key.scale], reference, content, described)
             self._decide({key.scale: content}, tried, reference, monitor)
-        self._publisher.send(
-            key, sent.end_ms, content, decided=True, final=True, now_ms=now_ms
-        )  # fmt: skip
+        self._publisher.send(key, sent.end_ms, content, decided=True, final=True, now_ms=now_ms)
 
     def _forgotten_ms(self, name: str, state: DriftModel) -> int:
         closed_ms = state.closed_ms or 0
         monitor = self._look.monitor(name, closed_ms)
-        if monitor is None:
-            return 0
-        return closed_ms - (max(monitor.windows.scales) + KEPT_PANES) * monitor.pane_ms
+        kept = 0 if monitor is None else max(monitor.windows.scales) + KEPT_PANES
+        return 0 if monitor is None else closed_ms - kept * monitor.pane_ms
 
     def _prune(self, model: str, state: DriftModel) -> None:
         before_ms = self._forgotten_ms(model, state)

@@ -1,33 +1,43 @@
-"""How far a model has come over all source partitions: the watermarks that close windows.
+"""How far models have come over all source partitions: the watermarks that close windows.
 
 Every source partition reports its own largest event times and its clock; see
 "Time" in the architecture.  An idle partition leaves the minimum, a lagging one
 holds it.  Which is which can only be told by clocks: a partition that was idle when
 it was read last may have the model by now, and a model that was idle everywhere and
 is back in one partition may be back in all of them.
+
+Thousands of models move at every step, so their clocks lie side by side in arrays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = [
+    "NEVER",
+    "NONE",
+    "TOPICS",
+    "Awakening",
     "Clock",
+    "Frontier",
     "Reported",
     "Source",
     "Topic",
-    "careful_watermark",
-    "data_watermark",
-    "event_watermark",
-    "silent_watermark",
-    "woken",
+    "grown",
 ]
 
 Topic = Literal["predictions", "outcomes"]
+TOPICS: Final[tuple[Topic, Topic]] = ("predictions", "outcomes")
+#: In arrays: no time is known; and a time that never comes.
+NONE: Final = -(1 << 63)
+NEVER: Final = (1 << 63) - 1
+_Ints = NDArray[np.int64]
+_Bools = NDArray[np.bool_]
 
 
 class Clock(msgspec.Struct, gc=False):
@@ -95,205 +105,208 @@ class Source(msgspec.Struct):
             progress.partitions,
             dict(progress.clock_ms),
             dict(progress.since_ms),
-            {
-                model: Clock(time.max_ms, time.seen_ms)
-                for model, time in progress.predictions.items()
-            },
-            {model: Clock(time.max_ms, time.seen_ms) for model, time in progress.outcomes.items()},
+            _plain(progress.predictions),
+            _plain(progress.outcomes),
         )
 
 
-def woken(
-    sources: Iterable[Reported],
-    progress: Reported,
-    topic: Topic,
-    model: str,
-    *,
-    idle_after_ms: int,
-) -> int | None:
-    """Give the clock at which a model came, or came back after it had been idle everywhere.
-
-    Parameters
-    ----------
-    sources
-        What was known before.
-    progress
-        What is new.
-
-    Returns
-    -------
-    int or None
-        None when the model had been there.
-    """
-    time = _clocks(progress, topic).get(model)
-    if time is None:
-        return None
-    newest_ms = _newest_seen(sources, topic, model)
-    is_back = newest_ms is None or time.seen_ms - newest_ms >= idle_after_ms
-    return time.seen_ms if is_back else None
+def _plain(times: Mapping[str, Moment]) -> dict[str, Clock]:
+    return {
+        model: time if isinstance(time, Clock) else Clock(time.max_ms, time.seen_ms)
+        for model, time in times.items()
+    }
 
 
-def event_watermark(
-    sources: Iterable[Reported],
-    topic: Topic,
-    model: str,
-    *,
-    grace_ms: int,
-    idle_after_ms: int,
-    woke_ms: int | None = None,
-) -> int | None:
-    """Give the watermark of a model; None when it cannot be told yet.
+class Awakening(NamedTuple):
+    """The clock at which a model came, or came back after it had been idle everywhere."""
 
-    The minimum over the partitions that are not idle, of the model's largest
-    event time less the grace.  When all are idle, the largest event time of
-    all less the grace, plus the time all have been silent.  A partition that
-    never had the model holds everything back until it is idle.
-
-    A partition is idle when its clock has gone on without the model for
-    ``idle_after_ms``; also since ``woke_ms``, which :func:`woken` gave, and up to
-    where the model was seen elsewhere.  What is read no further can say nothing
-    about then.
-    """
-    sources = list(sources)
-    times = [_clocks(source, topic).get(model) for source in sources]
-    if not any(times):
-        return None
-    if not any(
-        time is None or source.clock_ms.get(topic, 0) - time.seen_ms >= idle_after_ms
-        for time, source in zip(times, sources, strict=True)
-    ):
-        # The usual case, asked for every model at every step: nowhere missing, nowhere idle.
-        return min(time.max_ms for time in times if time is not None) - grace_ms
-    return careful_watermark(
-        sources, topic, model, grace_ms=grace_ms, idle_after_ms=idle_after_ms, woke_ms=woke_ms
-    )
-
-
-def careful_watermark(
-    sources: Sequence[Reported],
-    topic: Topic,
-    model: str,
-    *,
-    grace_ms: int,
-    idle_after_ms: int,
-    woke_ms: int | None = None,
-) -> int | None:
-    """Give what :func:`event_watermark` gives, partition by partition."""
-    since = _Since.of(sources, topic, model, idle_after_ms=idle_after_ms, woke_ms=woke_ms)
-    least: int | None = None
-    newest: int | None = None
-    silent: int | None = None
-    for source in sources:
-        time = _clocks(source, topic).get(model)
-        silence = _silence(source, topic, time)
-        if time is not None:
-            newest = time.max_ms if newest is None else max(newest, time.max_ms)
-        if since.is_idle(source, time):
-            silent = silence if silent is None else min(silent, silence)
-        elif time is None:
-            return None
-        else:
-            least = time.max_ms if least is None else min(least, time.max_ms)
-    if least is not None:
-        return least - grace_ms
-    if newest is None or silent is None:
-        return None
-    return newest - grace_ms + silent
-
-
-def data_watermark(
-    sources: Iterable[Reported],
-    model: str,
-    *,
-    grace_ms: int,
-    idle_after_ms: int,
-    woke_ms: int | None = None,
-) -> int | None:
-    """Give the time up to which all labels have been seen, told by data alone.
-
-    The minimum of both topics over the partitions; idleness never moves it.
-    Only a partition that has never seen the model in either topic, and is
-    idle, does not count.  ``woke_ms`` is that of the predictions.
-    """
-    sources = list(sources)
-    if not any(model in source.outcomes for source in sources):
-        return None
-    since = _Since.of(sources, "predictions", model, idle_after_ms=idle_after_ms, woke_ms=woke_ms)
-    least: int | None = None
-    for source in sources:
-        times = [source.predictions.get(model), source.outcomes.get(model)]
-        if times == [None, None] and since.is_idle(source, None):
-            continue
-        for time in times:
-            if time is None:
-                return None
-            least = time.max_ms if least is None else min(least, time.max_ms)
-    return None if least is None else least - grace_ms
-
-
-def silent_watermark(
-    sources: Iterable[Reported], model: str, *, first_ms: int, since_ms: int, idle_after_ms: int
-) -> int | None:
-    """Give the outcomes' watermark of a model that has never had an outcome.
-
-    Time passes for it as if one had come with its first prediction, so that
-    windows whose labels never come are final some day.
-
-    Parameters
-    ----------
-    first_ms
-        Event time of its first pane.
-    since_ms
-        The outcomes' clock when the model was first seen.
-    """
-    clocks: list[int] = []
-    for source in sources:
-        if model in source.outcomes:
-            return None
-        clocks.append(source.clock_ms.get("outcomes", 0))
-    silence = min(clocks, default=0) - since_ms
-    return first_ms + silence if silence >= idle_after_ms else None
-
-
-def _clocks(source: Reported, topic: Topic) -> Mapping[str, Moment]:
-    return source.predictions if topic == "predictions" else source.outcomes
-
-
-def _silence(source: Reported, topic: Topic, time: Moment | None) -> int:
-    """Give how long the partition's clock has gone on without the model."""
-    clock_ms = source.clock_ms.get(topic, 0)
-    seen_ms = source.since_ms.get(topic, clock_ms) if time is None else time.seen_ms
-    return clock_ms - seen_ms
-
-
-def _newest_seen(sources: Iterable[Reported], topic: Topic, model: str) -> int | None:
-    times = (_clocks(source, topic).get(model) for source in sources)
-    return max((time.seen_ms for time in times if time is not None), default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Since:
-    """Which partitions are idle; their clocks must have come to ``least_ms``."""
-
+    model: str
     topic: Topic
-    idle_after_ms: int
-    least_ms: int
+    woke_ms: int
 
-    @classmethod
-    def of(
-        cls,
-        sources: Iterable[Reported],
-        topic: Topic,
-        model: str,
-        *,
-        idle_after_ms: int,
-        woke_ms: int | None,
-    ) -> _Since:
-        least_ms = _newest_seen(sources, topic, model) or 0
-        if woke_ms is not None:
-            least_ms = max(least_ms, woke_ms + idle_after_ms)
-        return cls(topic, idle_after_ms, least_ms)
 
-    def is_idle(self, source: Reported, time: Moment | None) -> bool:
-        is_silent = _silence(source, self.topic, time) >= self.idle_after_ms
-        return is_silent and source.clock_ms.get(self.topic, 0) >= self.least_ms
+class _Times:
+    """What was seen of every model in every source partition of one topic.
+
+    Attributes
+    ----------
+    max_ms, seen_ms
+        See :class:`Clock`; shape (sources, models), :data:`NONE` where it was never seen.
+    clock_ms, since_ms
+        The clock of every source, and its first; shape (sources, 1).
+    """
+
+    def __init__(self) -> None:
+        self.max_ms = self.seen_ms = np.full((0, 0), NONE)
+        self.clock_ms = self.since_ms = np.zeros((0, 1), dtype=np.int64)
+        self._columns: dict[int, tuple[list[str], _Ints]] = {}
+
+    def fit(self, sources: int, models: int) -> None:
+        """Make room."""
+        self.max_ms = grown(self.max_ms, (sources, models))
+        self.seen_ms = grown(self.seen_ms, (sources, models))
+        self.clock_ms = grown(self.clock_ms, (sources, 1))
+        self.since_ms = grown(self.since_ms, (sources, 1))
+
+    def columns(self, row: int, models: list[str], columns: Mapping[str, int]) -> _Ints:
+        """Give the columns of models; most often they are those that a source had last."""
+        known = self._columns.get(row)
+        if known is None or known[0] != models:
+            found = np.array([columns[model] for model in models], dtype=np.int64)
+            known = self._columns[row] = (models, found)
+        return known[1]
+
+    def silence(self, is_there: _Bools) -> _Ints:
+        """Give how long the clock of each source has gone on without each model."""
+        silence: _Ints = self.clock_ms - np.where(is_there, self.seen_ms, self.since_ms)
+        return silence
+
+    def may_be_idle(self, woke_ms: _Ints, idle_after_ms: int) -> _Bools:
+        """Say which sources have come to where a model was seen elsewhere, and since it woke."""
+        newest = self.seen_ms.max(axis=0)
+        least = np.maximum(np.where(newest == NONE, 0, newest), woke_ms + idle_after_ms)
+        is_read: _Bools = self.clock_ms >= least
+        return is_read
+
+
+class Frontier:
+    """The clocks of all models in all source partitions.
+
+    Parameters
+    ----------
+    idle_after_ms
+        Time of a source partition's clock after which a model that does not appear in it
+        is idle there.
+
+    Attributes
+    ----------
+    columns
+        Of every model, its place in all arrays: those that are given have shape (models,),
+        and :data:`NONE` where a time is not known.
+    """
+
+    def __init__(self, idle_after_ms: int) -> None:
+        self._idle_after_ms = idle_after_ms
+        self.columns: dict[str, int] = {}
+        self._rows: dict[int, int] = {}
+        self._times = {topic: _Times() for topic in TOPICS}
+
+    def column(self, model: str) -> int:
+        """Give the place of a model, perhaps a new one."""
+        return self.columns.setdefault(model, len(self.columns))
+
+    def take(self, source: Source) -> list[Awakening]:
+        """Take what a source partition says of itself; give what came to life in it."""
+        row = self._rows.setdefault(source.partition, len(self._rows))
+        for model in (*source.predictions, *source.outcomes):
+            self.column(model)
+        self.fit()
+        found: list[Awakening] = []
+        for topic, mine in self._times.items():
+            clocks = source.predictions if topic == "predictions" else source.outcomes
+            models, number = list(clocks), len(clocks)
+            at = mine.columns(row, models, self.columns)
+            largest = np.fromiter((c.max_ms for c in clocks.values()), np.int64, number)
+            seen = np.fromiter((c.seen_ms for c in clocks.values()), np.int64, number)
+            # Where it was seen here just now, it was not idle everywhere.
+            (back,) = np.nonzero(self._is_later(seen, mine.seen_ms[row, at]))
+            if back.size:
+                newest = mine.seen_ms[:, at[back]].max(axis=0)
+                woke = back[self._is_later(seen[back], newest)].tolist()
+                found += [Awakening(models[i], topic, int(seen[i])) for i in woke]
+            mine.max_ms[row], mine.seen_ms[row] = NONE, NONE
+            mine.max_ms[row, at], mine.seen_ms[row, at] = largest, seen
+            mine.clock_ms[row] = clock_ms = source.clock_ms.get(topic, 0)
+            mine.since_ms[row] = source.since_ms.get(topic, clock_ms)
+        return found
+
+    def fit(self) -> None:
+        """Make room for all sources and models."""
+        for times in self._times.values():
+            times.fit(len(self._rows), len(self.columns))
+
+    def _is_later(self, seen: _Ints, before: _Ints) -> _Bools:
+        is_new = before == NONE
+        found: _Bools = is_new | (seen - np.where(is_new, seen, before) >= self._idle_after_ms)
+        return found
+
+    def clocks(self, topic: Topic) -> _Ints:
+        """Give the clock of every source partition."""
+        return self._times[topic].clock_ms[:, 0]
+
+    def event_watermarks(self, topic: Topic, *, grace_ms: _Ints, woke_ms: _Ints) -> _Ints:
+        """Give the watermarks of a topic.
+
+        The minimum over the partitions that are not idle, of the model's largest
+        event time less the grace.  When all are idle, the largest event time of
+        all less the grace, plus the time all have been silent.  A partition that
+        never had the model holds everything back until it is idle.
+
+        A partition is idle when its clock has gone on without the model for
+        ``idle_after_ms``; also since ``woke_ms`` of the last :class:`Awakening`, and up
+        to where the model was seen elsewhere.  What is read no further can say nothing
+        about then.
+        """
+        times = self._times[topic]
+        is_there = times.seen_ms != NONE
+        silence = times.silence(is_there)
+        is_idle = silence >= self._idle_after_ms
+        if is_there.all() and not is_idle.any():
+            # The usual case of models with much traffic.
+            usual: _Ints = times.max_ms.min(axis=0) - grace_ms
+            return usual
+        is_idle &= times.may_be_idle(woke_ms, self._idle_after_ms)
+        counts = is_there & ~is_idle
+        least = np.where(counts, times.max_ms, NEVER).min(axis=0)
+        silent = np.where(is_idle, silence, NEVER).min(axis=0)
+        after_all = times.max_ms.max(axis=0) + silent
+        found = np.where(counts.any(axis=0), least, after_all) - grace_ms
+        is_held = (~is_there & ~is_idle).any(axis=0) | ~is_there.any(axis=0)
+        return np.where(is_held, NONE, found)
+
+    def data_watermarks(self, *, grace_ms: _Ints, woke_ms: _Ints) -> _Ints:
+        """Give the times up to which all labels have been seen, told by data alone.
+
+        The minimum of both topics over the partitions; idleness never moves it.
+        Only a partition that has never seen the model in either topic, and is
+        idle, does not count.  ``woke_ms`` is that of the predictions.
+        """
+        first, second = (self._times[topic] for topic in TOPICS)
+        is_first, is_second = first.seen_ms != NONE, second.seen_ms != NONE
+        if not is_second.any():
+            return np.full(len(self.columns), NONE)
+        is_left_out = ~is_first & ~is_second
+        is_left_out &= first.silence(is_first) >= self._idle_after_ms
+        is_left_out &= first.may_be_idle(woke_ms, self._idle_after_ms)
+        is_missing = ~is_left_out & ~(is_first & is_second)
+        least = np.minimum(first.max_ms, second.max_ms)
+        found = np.where(is_left_out, NEVER, least).min(axis=0) - grace_ms
+        return np.where(is_missing.any(axis=0) | ~is_second.any(axis=0), NONE, found)
+
+    def silent_watermarks(self, *, first_ms: _Ints, since_ms: _Ints) -> _Ints:
+        """Give the outcomes' watermarks of models that have never had an outcome.
+
+        Time passes for them as if one had come with their first prediction, so that
+        windows whose labels never come are final some day.
+
+        Parameters
+        ----------
+        first_ms
+            Event time of the first pane.
+        since_ms
+            The outcomes' clock when the model was first seen.
+        """
+        is_there = (self._times["outcomes"].seen_ms != NONE).any(axis=0)
+        is_known = ~is_there & (since_ms != NONE)
+        silence = int(self.clocks("outcomes").min()) - np.where(is_known, since_ms, 0)
+        is_silent = is_known & (silence >= self._idle_after_ms)
+        return np.where(is_silent, first_ms + silence, NONE)
+
+
+def grown(values: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """Give an array at least so large, with :data:`NONE` where it is new."""
+    if values.shape == shape:
+        return values
+    found = np.full(shape, NONE)
+    found[: values.shape[0], : values.shape[1]] = values
+    return found

@@ -121,6 +121,11 @@ class LabelWindows:
         if due:
             self._prune(model)
 
+    def next_ms(self, model: str) -> int | None:
+        """Give the watermark at which the next window closes."""
+        cells = (self.cells[*series, start_ms] for series, start_ms in self._keys.get(model, ()))
+        return min((one.due_ms for one in cells if not one.is_closed), default=None)
+
     def revise(self, key: WindowKey, now_ms: int) -> None:
         """Send a window again with the labels that came after its cells closed."""
         cells, monitor = (

@@ -181,6 +181,16 @@ class PerformanceWindows:
         due = agenda.unpublished if agenda is not None else ()
         return sorted({end_ms for end_ms, _ in due if end_ms <= until_ms})
 
+    def next_ms(self, model: str) -> int | None:
+        """Give the end of the pane that is to be published next."""
+        agenda = self._agendas.get(model)
+        return agenda.unpublished[0][0] if agenda is not None and agenda.unpublished else None
+
+    def next_final_ms(self, model: str) -> int | None:
+        """Give the outcomes' watermark at which the next pane is final."""
+        agenda = self._agendas.get(model)
+        return agenda.unfinished[0][0] if agenda is not None and agenda.unfinished else None
+
     def advance(
         self, model: str, *, predictions_ms: int | None, outcomes_ms: int | None, now_ms: int
     ) -> None:
@@ -353,13 +363,13 @@ class PerformanceWindows:
         state.forgotten_ms = max(state.forgotten_ms, final_ms - kept)
         self.models.touch((model,))
         keys = self._keys[model]
-        for key in [key for key in keys if self.panes[key].end_ms <= state.forgotten_ms]:
+        gone = [key for key in keys if self.panes[key].end_ms <= state.forgotten_ms]
+        for key in gone:
             keys.discard(key)
             self._segments.forget(key)
             del self.panes[key]
-        alive = {key.series for key in keys}
-        for series in self.starts:
-            if series[0] == model and series not in alive:
+        if gone:
+            for series in {key.series for key in gone} - {key.series for key in keys}:
                 del self.starts[series]
         self._publisher.prune(_KIND, model, state.forgotten_ms)
 

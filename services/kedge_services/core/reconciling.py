@@ -192,6 +192,10 @@ class Reconciler:
             doubt=self._doubt(key, end_ms, monitor),
         )  # fmt: skip
 
+    def outdated(self) -> set[str]:
+        """Give the models that :meth:`take_outdated` has something of."""
+        return {key.model for key in self._outdated}
+
     def take_outdated(self, model: str) -> list[WindowKey]:
         """Give a model's drift windows that were sent with estimates that are not valid."""
         taken = [key for key in self._outdated if key.model == model]
@@ -295,14 +299,15 @@ class Reconciler:
         before_ms = max(self.forgotten.get((model,)) or 0, final_ms - _kept_ms(monitor))
         self.forgotten[model,] = before_ms
         keys = self._keys.get(model, set())
+        gone: set[Series] = set()
         for series, start_ms in list(keys):
             if self.panes[*series, start_ms].end_ms <= before_ms:
                 keys.discard((series, start_ms))
                 del self.panes[*series, start_ms]
-        alive = {series for series, _ in keys}
-        for name in self.records:
-            if name[0] == model and name not in alive:
-                del self.records[name]
+                gone.add(series)
+        for series in gone - {series for series, _ in keys}:
+            if series in self.records:
+                del self.records[series]
 
 
 def _settled(pane: _Pane, reference: Reference, positive: str | None) -> _Settled:

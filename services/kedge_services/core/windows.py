@@ -8,17 +8,12 @@ shelves, piece by piece.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain, islice
 from typing import Any, Protocol
 
-import msgspec
-
-from kedge import Monitor, Reference
+from kedge import Reference
 from kedge.base import PaneKind
 from kedge_services.core.deltas import (
     LabelsDelta,
@@ -28,57 +23,22 @@ from kedge_services.core.deltas import (
 )
 from kedge_services.core.detectors import Trial
 from kedge_services.core.drift_windows import DriftWindows
-from kedge_services.core.frontier import (
-    Reported,
-    Source,
-    Topic,
-    data_watermark,
-    event_watermark,
-    silent_watermark,
-    woken,
-)
+from kedge_services.core.frontier import Reported
 from kedge_services.core.label_windows import LabelWindows
 from kedge_services.core.learning import Learner
 from kedge_services.core.lookup import Lookup
+from kedge_services.core.marks import Due, Marks, earliest
 from kedge_services.core.pane_counts import PaneCounts, PaneHead
 from kedge_services.core.performance_windows import PerformanceWindows
 from kedge_services.core.publishing import Publisher, SentWindow
 from kedge_services.core.reconciling import Reconciler
-from kedge_services.core.shelf import Change, Shelf, quick_json
+from kedge_services.core.shelf import Change, Shelf
 from kedge_services.core.trying import Question, Steps, answers
 
 __all__ = ["Delivered", "Windows"]
 
 #: Models whose windows are judged together.
 _TOGETHER = 64
-TOPICS: tuple[Topic, Topic] = ("predictions", "outcomes")
-
-
-@dataclass(slots=True)
-class _Marks:
-    """The watermarks of a model, which never go back, and when it was first seen.
-
-    ``first_ms`` is the start of its first pane, ``since_ms`` the outcomes' clock
-    when all of its partitions had one.  ``woke_ms`` is, by topic, when it was
-    last back after it had been idle everywhere.
-    """
-
-    first_ms: int
-    since_ms: int | None = None
-    predictions_ms: int | None = None
-    outcomes_ms: int | None = None
-    labels_ms: int | None = None
-    woke_ms: dict[str, int] = field(default_factory=dict)
-
-    def encode(self) -> list[Any]:
-        return [
-            self.first_ms, self.since_ms, self.predictions_ms, self.outcomes_ms, self.labels_ms,
-            self.woke_ms,
-        ]  # fmt: skip
-
-    @classmethod
-    def decode(cls, data: list[Any]) -> _Marks:
-        return cls(*data)
 
 
 class Delivered(PaneHead, Protocol):
@@ -108,7 +68,7 @@ class Windows:
     """
 
     def __init__(self, look: Lookup, *, idle_after_ms: int, revise_interval_ms: int) -> None:
-        self._idle_after_ms = idle_after_ms
+        self._marks = Marks(look, idle_after_ms=idle_after_ms)
         self._publisher = Publisher(revise_interval_ms)
         self._learner = Learner()
         self._look = look
@@ -118,12 +78,8 @@ class Windows:
         )
         self._performance = PerformanceWindows(self._look, self._publisher, self._reconciler.settle)
         self._labels = LabelWindows(self._look, self._publisher)
-        self._sources: Shelf[Source] = Shelf(
-            "source", lambda source: source, partial(msgspec.convert, type=Source), quick_json
-        )
-        self._marks: Shelf[_Marks] = Shelf("watermarks", _Marks.encode, _Marks.decode, quick_json)
         drift, performance, labels = self._drift, self._performance, self._labels
-        shelves: list[Shelf[Any]] = [self._sources, self._marks]
+        shelves: list[Shelf[Any]] = [self._marks.sources, self._marks.shelf]
         shelves += [self._publisher.sent, self._publisher.labelled]
         learner = self._learner
         shelves += [learner.samples, learner.learnt, learner.blocks.shelf, learner.settled]
@@ -134,8 +90,6 @@ class Windows:
         shelves += [labels.cells, labels.closed]
         shelves += [labels.detectors.sequential, labels.detectors.river]
         self._shelves = {shelf.name: shelf for shelf in shelves}
-        self._has_progress = False
-        self._sources_expected = 0
 
     # ------------------------------------------------------------------- state
 
@@ -147,7 +101,8 @@ class Windows:
     def start(self) -> None:
         """Go on from the restored state."""
         for part in (
-            self._publisher, self._drift, self._performance, self._labels, self._reconciler,
+            self._marks, self._publisher, self._drift, self._performance, self._labels,
+            self._reconciler,
         ):  # fmt: skip
             part.start()
 
@@ -165,8 +120,7 @@ class Windows:
         """Take a delta; pairs are the registry's."""
         if pane.kind == "pair":
             return
-        if (pane.model,) not in self._marks:
-            self._marks[pane.model,] = _Marks(pane.start_ms)
+        self._marks.add(pane.model, pane.start_ms)
         if pane.kind == "drift":
             counts = PaneCounts.decode(pane.counts)
             self._reconciler.add(pane, counts)
@@ -182,28 +136,7 @@ class Windows:
 
     def progress(self, progress: Reported) -> None:
         """Take a source partition's progress; :meth:`tick` does what it allows."""
-        self._note_awakenings(progress)
-        self._sources[progress.partition,] = Source.of(progress)
-        self._sources_expected = progress.partitions
-        self._has_progress = True
-
-    def _note_awakenings(self, progress: Reported) -> None:
-        sources = [source for _, source in self._sources.items()]
-        before = self._sources.get((progress.partition,))
-        for topic in TOPICS:
-            times = progress.predictions if topic == "predictions" else progress.outcomes
-            known = {} if before is None else getattr(before, topic)
-            for model, time in times.items():
-                last = known.get(model)
-                if last is not None and time.seen_ms - last.seen_ms < self._idle_after_ms:
-                    continue  # it was here just now, so it was not idle everywhere
-                marks = self._marks.get((model,))
-                if marks is None:
-                    continue
-                woke_ms = woken(sources, progress, topic, model, idle_after_ms=self._idle_after_ms)
-                if woke_ms is not None:
-                    marks.woke_ms[topic] = woke_ms
-                    self._marks.touch((model,))
+        self._marks.progress(progress)
 
     def tick(self, now_ms: int) -> None:
         """Do what the watermarks allow, and send the revisions that are due.
@@ -212,16 +145,11 @@ class Windows:
         was read at once is added up before anything is decided, so that it
         does not matter on how many source partitions it came.
         """
-        if self._has_progress and len(self._sources) >= self._sources_expected:
-            self._has_progress = False
-            sources = [source for _, source in self._sources.items()]
-            due = [
-                self._advance(monitor, marks, sources, now_ms)
-                for model, marks in sorted(self._marks.items())
-                if (monitor := self._look.monitor(str(model[0]), None)) is not None
-            ]
-            for start in range(0, len(due), _TOGETHER):
-                _run(due[start : start + _TOGETHER])
+        for model in self._reconciler.outdated():
+            self._marks.look_at(model)
+        due = [self._advance(one, now_ms) for one in self._marks.due()]
+        for start in range(0, len(due), _TOGETHER):
+            _run(due[start : start + _TOGETHER])
         for key in self._publisher.due(now_ms):
             if key.kind == "drift":
                 self._drift.revise(key, now_ms)
@@ -230,55 +158,24 @@ class Windows:
             else:
                 self._labels.revise(key, now_ms)
 
-    def _advance(
-        self, monitor: Monitor, marks: _Marks, sources: Sequence[Source], now_ms: int
-    ) -> Steps:
-        model = monitor.model
-        grace_ms, idle_ms = monitor.grace_ms, self._idle_after_ms
-        before = dataclasses.replace(marks)
-        clocks = [source.clock_ms.get("outcomes", 0) for source in sources]
-        if marks.since_ms is None and min(clocks) > 0:
-            marks.since_ms = max(clocks)
-        for_predictions, for_outcomes = (
-            event_watermark(
-                sources,
-                topic,
-                model,
-                grace_ms=grace_ms,
-                idle_after_ms=idle_ms,
-                woke_ms=marks.woke_ms.get(topic),
-            )
-            for topic in TOPICS
-        )
-        if for_outcomes is None and marks.since_ms is not None:
-            for_outcomes = silent_watermark(
-                sources,
-                model,
-                first_ms=marks.first_ms,
-                since_ms=marks.since_ms,
-                idle_after_ms=idle_ms,
-            )
-        for_labels = data_watermark(
-            sources,
-            model,
-            grace_ms=grace_ms,
-            idle_after_ms=idle_ms,
-            woke_ms=marks.woke_ms.get("predictions"),
-        )
-        marks.predictions_ms = _later(marks.predictions_ms, for_predictions)
-        marks.outcomes_ms = _later(marks.outcomes_ms, for_outcomes)
-        marks.labels_ms = _later(marks.labels_ms, for_labels)
-        if marks != before:
-            self._marks.touch((model,))
-        yield from self._close(model, marks, before, now_ms)
-        if marks.labels_ms is not None and marks.labels_ms != before.labels_ms:
+    def _advance(self, due: Due, now_ms: int) -> Steps:
+        model, marks = due.model, due.mark
+        yield from self._close(due, now_ms)
+        if marks.labels_ms is not None and marks.labels_ms != due.labels_ms:
             self._labels.close(model, marks.labels_ms, now_ms)
+        self._marks.wait(
+            model,
+            predictions_ms=earliest(self._drift.next_ms(model), self._performance.next_ms(model)),
+            outcomes_ms=self._performance.next_final_ms(model),
+            labels_ms=self._labels.next_ms(model),
+        )
 
-    def _close(self, model: str, marks: _Marks, before: _Marks, now_ms: int) -> Steps:
+    def _close(self, due: Due, now_ms: int) -> Steps:
         """Close drift windows and advance performance windows, however many are due at once.
 
         They take turns, because drift windows tell what became of earlier estimates.
         """
+        model, marks = due.model, due.mark
         until_ms = marks.predictions_ms
         if until_ms is not None:
             for end_ms in self._performance.ends(model, until_ms):
@@ -286,19 +183,13 @@ class Windows:
                 self._performance.advance(
                     model, predictions_ms=end_ms, outcomes_ms=marks.outcomes_ms, now_ms=now_ms
                 )
-            if until_ms != before.predictions_ms:
+            if until_ms != due.predictions_ms:
                 yield from self._drift.close(model, until_ms, now_ms)
         self._performance.advance(
             model, predictions_ms=until_ms, outcomes_ms=marks.outcomes_ms, now_ms=now_ms
         )
         for key in self._reconciler.take_outdated(model):
             self._drift.revise(key, now_ms)
-
-
-def _later(before: int | None, now: int | None) -> int | None:
-    if before is None or now is None:
-        return before if now is None else now
-    return max(before, now)
 
 
 def _run(due: Sequence[Steps]) -> None:
