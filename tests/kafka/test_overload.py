@@ -119,6 +119,8 @@ def test_what_is_queued_is_bounded_however_many_partitions_wait(kafka: LocalBrok
     while len(read) < count and time.monotonic() < deadline:
         for batch in consumer.poll(20, 0.1):
             read += [int((value or b"").split()[0]) for value in batch.values]
+        # Slower than what arrives, so that there is a queue to be looked at.
+        time.sleep(0.02)
     consumer.close()
     rig.close()
     assert sorted(read) == list(range(count))
