@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from kedge import Event, ModelVersion, Monitor, Reference
 from kedge.codec import encode
+from kedge.panes import FeatureReference
 from kedge_services.runtime.ports import Record
 from kedge_services.runtime.tables import MonitorTable, ReferenceTable, VersionTable
 
@@ -29,6 +30,20 @@ def reference(reference_id: str, effective_ms: int, rows: int = 10) -> Record:
         features={},
     )
     return record(f"m/{reference_id}", event)
+
+
+def counted(model: str, total: int) -> Record:
+    counts = FeatureReference(kind="numeric", cuts=[1.0], counts=[0, total], total=total)
+    event = Reference(
+        reference_id="a",
+        model=model,
+        version="1",
+        effective_ms=100,
+        origin="training",
+        rows=total,
+        features={"x": counts},
+    )
+    return record(f"{model}/a", event)
 
 
 def version(name: str, status: str, sequence: int) -> Record:
@@ -124,3 +139,23 @@ def test_names_of_versions_may_have_slashes_of_their_own() -> None:
     table.apply(record("m/models:/m/12", None))
     table.apply(record("m/models:/m/12", None))
     assert [found.version for found in table.of("m")] == ["12"]
+
+
+def test_models_held_to_the_same_data_have_its_counts_in_common() -> None:
+    table = ReferenceTable()
+    for model in ("m", "n"):
+        table.apply(counted(model, 7))
+    first, second = (table.for_version(model, "1", 100) for model in ("m", "n"))
+    assert first is not None
+    assert second is not None
+    assert (first.model, second.model) == ("m", "n")
+    assert first.features["x"].total == 7
+    assert first.features is second.features
+
+
+def test_what_differs_under_one_id_is_not_shared() -> None:
+    table = ReferenceTable()
+    for total in (7, 8):
+        table.apply(counted("m", total))
+    assert (found := table.get("a")) is not None
+    assert found.features["x"].total == 8

@@ -98,7 +98,8 @@ class DriftDelta:
             self.scores.setdefault(answer, ScoreCounts()).add(scores)
         self.latency.add(other.latency)
         if other.projection is not None:
-            self.projection = other.projection + (0 if self.projection is None else self.projection)
+            mine_of_rows = 0 if self.projection is None else self.projection
+            self.projection = np.add(other.projection, mine_of_rows, dtype=np.int64)
 
     def encode(self) -> dict[str, Any]:
         """Give JSON data; see :mod:`kedge_services.core.packed`."""
@@ -114,10 +115,9 @@ class DriftDelta:
         return data
 
     def _named(self) -> dict[str, FeatureCounts]:
+        beside = {PREDICTION: self.prediction, SCORE: self.score}
         named = dict(self.features)
-        for name, counts in ((PREDICTION, self.prediction), (SCORE, self.score)):
-            if counts is not None:
-                named[name] = counts
+        named |= {name: counts for name, counts in beside.items() if counts is not None}
         return named
 
     @classmethod

@@ -74,6 +74,8 @@ class DriftWindows:
         for plain, pane in self.panes.items():
             key = PaneKey(*plain)  # type: ignore[arg-type]
             self._note(key, pane.end_ms)
+            if key not in self._open.get(key.model, ()):
+                pane.delta.rest()
 
     def _note(self, key: PaneKey, end_ms: int) -> None:
         """Find the pane of a model again when it is to be closed or forgotten."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kedge_services.core.deltas import DriftDelta
-from kedge_services.core.integers import pack_integers, unpack_integers
+from kedge_services.core.integers import narrow, pack_integers, unpack_integers
 from kedge_services.core.packed import PREDICTION, SCORE, Counts
 from kedge_services.core.sketches import LatencyCounts, ScoreCounts
 
@@ -60,7 +60,7 @@ class PaneCounts:
     outside: int = 0
     scores: dict[str, ScoreCounts] = field(default_factory=dict)
     latency: LatencyCounts = field(default_factory=LatencyCounts)
-    projection: NDArray[np.int64] | None = None
+    projection: NDArray[Any] | None = None
     _scored: int | None = None
 
     @property
@@ -90,12 +90,17 @@ class PaneCounts:
             self.latency.add(other.latency)
         if other.projection is not None:
             known_sums = self.projection
-            self.projection = other.projection + (0 if known_sums is None else known_sums)
+            self.projection = np.add(
+                other.projection, 0 if known_sums is None else known_sums, dtype=np.int64
+            )
 
     def rest(self) -> None:
         """Take less memory: nothing more is expected, though it may come."""
         if self.features is not None:
             self.features = self.features.narrowed()
+        self.scores = {answer: scores.narrowed() for answer, scores in self.scores.items()}
+        if self.projection is not None:
+            self.projection = narrow(self.projection)
 
     def named(self) -> DriftDelta:
         """Give the same counts with a name for everything."""

@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from kedge_services.core.integers import pack_integers, unpack_integers
+from kedge_services.core.integers import narrow, pack_integers, unpack_integers
 
 __all__ = [
     "FIXED_POINT",
@@ -148,13 +148,13 @@ class ScoreCounts:
     Attributes
     ----------
     n
-        int64, shape (100,): rows by bin of their score.
+        int64 or narrower, shape (100,): rows by bin of their score.
     total
-        int64, shape (100,): sums of their scores in :data:`FIXED_POINT`.
+        Likewise, sums of their scores in :data:`FIXED_POINT`.
     """
 
-    n: _Ints = field(default_factory=_zeros)
-    total: _Ints = field(default_factory=_zeros)
+    n: NDArray[Any] = field(default_factory=_zeros)
+    total: NDArray[Any] = field(default_factory=_zeros)
 
     @classmethod
     def of(cls, scores: NDArray[np.float64]) -> Self:
@@ -181,7 +181,13 @@ class ScoreCounts:
 
     def plus(self, other: ScoreCounts) -> ScoreCounts:
         """Give the sum of both."""
-        return ScoreCounts(self.n + other.n, self.total + other.total)
+        return ScoreCounts(
+            np.add(self.n, other.n, dtype=np.int64), np.add(self.total, other.total, dtype=np.int64)
+        )
+
+    def narrowed(self) -> ScoreCounts:
+        """Give the same in as little memory as it takes: to be added, not to be added to."""
+        return ScoreCounts(narrow(self.n), narrow(self.total))
 
     def encode(self) -> dict[str, Any]:
         """Give JSON data: all bins, which is read sooner than the bins in use."""
@@ -263,9 +269,7 @@ class LabelledScores:
         """Count rows that all are positive, or all negative: their finite scores."""
         inside = np.clip(scores, 0.0, 1.0)
         square = (inside - is_positive) ** 2
-        counts = cls(
-            squares=int(_fixed(square).sum()), fourths=int(_fixed(square * square).sum())
-        )
+        counts = cls(squares=int(_fixed(square).sum()), fourths=int(_fixed(square * square).sum()))
         bins, side = _bins_of(inside), counts.positive if is_positive else counts.negative
         side += np.bincount(bins, minlength=SCORE_BINS)
         np.add.at(counts.total, bins, _fixed(inside))

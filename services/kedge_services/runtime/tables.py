@@ -24,6 +24,9 @@ __all__ = ["MonitorTable", "ReferenceTable", "VersionTable"]
 
 E = TypeVar("E", bound=Event)
 
+#: What takes most of the memory of a reference.
+_COUNTED = ("features", "prediction", "score", "label", "projection", "calibrator", "seasons")
+
 _log = structlog.get_logger(__name__)
 
 
@@ -110,8 +113,21 @@ class ReferenceTable:
             return
         reference = _read(Reference, record)
         if reference is not None:
+            reference = self._shared(reference)
             self._by_id[reference.reference_id] = reference
             self._replace(reference, reference)
+
+    def _shared(self, new: Reference) -> Reference:
+        """Give a reference that has its counts in common with the one known under its id.
+
+        The id is that of the counts, and thousands of models may be held to the same data.
+        """
+        known = self._by_id.get(new.reference_id)
+        if known is None:
+            return new
+        parts = {name: getattr(known, name) for name in _COUNTED}
+        same = {name: part for name, part in parts.items() if part == getattr(new, name)}
+        return new.model_copy(update=same)
 
     def _replace(self, old: Reference, new: Reference | None) -> None:
         series = (old.model, old.version)
