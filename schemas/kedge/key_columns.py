@@ -6,10 +6,13 @@ done per row in Python.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-__all__ = ["hash_texts", "request_ends", "text_partitions"]
+__all__ = ["hash_texts", "request_ends", "text_partitions", "texts_by_length"]
 
 _SEED = 0x9747B28C
 _M = np.uint32(0x5BD1E995)
@@ -50,20 +53,39 @@ def hash_texts(data: _Bytes, starts: _Ints, ends: _Ints) -> NDArray[np.uint32]:
     Texts of one length are hashed together, so columns of few lengths are fast.
     """
     hashes = np.empty(starts.size, dtype=np.uint32)
-    lengths = ends - starts
-    for length in np.unique(lengths).tolist():
-        where = np.flatnonzero(lengths == length)
-        for at in range(0, where.size, _ROWS):
-            part = where[at : at + _ROWS]
-            hashes[part] = _hash_rows(_rows(data, starts[part], length), length)
+    for where, rows in texts_by_length(data, starts, ends):
+        hashes[where] = _hash_rows(rows, rows.shape[1])
     return hashes
 
 
+def texts_by_length(
+    data: _Bytes, starts: _Ints, ends: _Ints
+) -> Iterator[tuple[_Ints | slice, _Bytes]]:
+    """Give the texts of one length as rows, some thousands at a time, and where they are."""
+    lengths = ends - starts
+    if not lengths.size:
+        return
+    if (lengths == lengths[0]).all():
+        length = int(lengths[0])
+        for at in range(0, starts.size, _ROWS):
+            part = slice(at, at + _ROWS)
+            yield part, _rows(data, starts[part], length)
+        return
+    for length in np.unique(lengths).tolist():
+        chosen = np.flatnonzero(lengths == length)
+        for at in range(0, chosen.size, _ROWS):
+            where = chosen[at : at + _ROWS]
+            yield where, _rows(data, starts[where], length)
+
+
 def _rows(data: _Bytes, starts: _Ints, length: int) -> _Bytes:
-    """Give texts of one length as rows, shape (texts, length)."""
+    """Give texts of one length as rows, shape (texts, length); not to be written to."""
     begin = int(starts[0])
-    if int(starts[-1]) - begin == length * (starts.size - 1) and (np.diff(starts) == length).all():
-        return data[begin : begin + length * starts.size].reshape(starts.size, length)
+    if starts.size == 1:
+        return data[begin : begin + length].reshape(1, length)
+    stride = int(starts[1]) - begin
+    if stride >= length and (np.diff(starts) == stride).all():
+        return as_strided(data[begin:], (starts.size, length), (stride, 1), writeable=False)
     gathered: _Bytes = data[starts[:, None] + np.arange(length)]
     return gathered
 

@@ -1,12 +1,13 @@
 """The ids of predictions without labels, kept for as long as a repetition may come.
 
 Nothing will ever be joined to them, so all there is to know is whether an id has come
-before.  Ids lie in *generations*, sets of those whose event times lie in the same interval,
+before, and 128 bits of hash stand for it (:func:`kedge_services.core.id_texts.hashes_of`).
+Ids lie in *generations*, sets of those whose event times lie in the same interval,
 which are forgotten whole.  An id is held until the end of its generation plus the grace: a
 prediction is a duplicate when one of the same model, version and id came before it, and
 neither its event time nor the watermark that stood before it has reached that moment.  So
-that a model which falls silent does not hold its ids for ever, they are also forgotten some
-time after the last record of their generation was appended.
+that a model which falls silent does not hold its ids for ever, a generation is also
+forgotten when no record of it was appended for some time; one that comes then begins it anew.
 
 All of this follows from the records alone, wherever batches and commits fall, and every
 record counts, duplicate or not: reading again from :attr:`KnownIds.low` brings it back.
@@ -14,12 +15,15 @@ record counts, duplicate or not: reading again from :attr:`KnownIds.low` brings 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kedge_services.core.id_sets import IdSet, keys_of
+from kedge_services.core.id_texts import Hashes, IdTexts
 
 __all__ = ["Arrived", "KnownIds", "held_ms", "held_until"]
 
@@ -52,14 +56,22 @@ def held_ms(grace_ms: int) -> int:
 class Arrived(NamedTuple):
     """Predictions of one version, in offset order, as columns.
 
-    ``watermarks_ms`` stood before them, ``appended_ms`` are the records' append times.
+    ``ids`` are their hashes, ``watermarks_ms`` stood before them, ``appended_ms`` are the
+    records' append times.
     """
 
-    ids: Sequence[str]
+    ids: Hashes
     times_ms: _Ints
     watermarks_ms: _Ints
     appended_ms: _Ints
     offsets: Sequence[int]
+
+    def part(self, chosen: slice) -> Arrived:
+        """Give some of them."""
+        return Arrived(
+            self.ids[chosen], self.times_ms[chosen], self.watermarks_ms[chosen],
+            self.appended_ms[chosen], self.offsets[chosen],
+        )  # fmt: skip
 
 
 class _Key(NamedTuple):
@@ -75,7 +87,7 @@ class _Key(NamedTuple):
 
 @dataclass(slots=True)
 class _Generation:
-    ids: set[str] = field(default_factory=set)
+    ids: IdSet
     first_offset: int = 1 << 62
     appended_ms: int = 0
 
@@ -102,30 +114,39 @@ class KnownIds:
     ) -> NDArray[np.bool_]:
         """Take predictions of a version; say which of them are no duplicates."""
         known = self._versions.setdefault((model, version), {})
-        unique = set(arrived.ids)
-        suspects: set[str] = set()
-        if len(unique) < len(arrived.ids):
-            suspects = _repeated(arrived.ids)
-        for generation in known.values():
-            if not generation.ids.isdisjoint(unique):
-                suspects |= generation.ids & unique
         numbers = arrived.times_ms // _generation_ms(grace_ms)
+        if _has_pause(known, grace_ms, arrived, numbers):
+            if len(arrived.ids) > 1:
+                half = len(arrived.ids) // 2
+                parts = arrived.part(slice(0, half)), arrived.part(slice(half, None))
+                return np.concatenate([
+                    self.take(model, version, grace_ms=grace_ms, arrived=part) for part in parts
+                ])  # fmt: skip
+            del known[_Key(grace_ms, int(numbers[0]))]
+        suspects = _repeated(arrived.ids)
+        held: dict[_Key, NDArray[np.bool_]] = {}
+        for key, generation in known.items():
+            among = generation.ids.among(arrived.ids)
+            if among.any():
+                held[key] = among
+                suspects |= among
         is_new = np.ones(len(arrived.ids), dtype=np.bool_)
-        if suspects:
-            for i in self._duplicates(known, grace_ms, arrived, numbers, suspects):
+        are_new = not suspects.any()
+        if not are_new:
+            for i in _duplicates(known, held, grace_ms, arrived, numbers, suspects):
                 is_new[i] = False
         self.clock_ms = max(self.clock_ms, int(arrived.appended_ms.max()))
         passed_ms = max(int(arrived.watermarks_ms[-1]), int(arrived.times_ms.max()) - grace_ms)
         first, last = int(numbers.min()), int(numbers.max())
         if first == last:
-            self._add(known, _Key(grace_ms, first), unique, arrived, slice(None))
+            _add(known, _Key(grace_ms, first), arrived, slice(None), are_new=are_new)
         else:
             order = np.argsort(numbers, kind="stable")
             ends = np.flatnonzero(np.diff(numbers[order])) + 1
             for chosen in np.split(order, ends):
                 key = _Key(grace_ms, int(numbers[chosen[0]]))
                 if key.until_ms > passed_ms:
-                    self._add(known, key, [arrived.ids[i] for i in chosen], arrived, chosen)
+                    _add(known, key, arrived, chosen, are_new=are_new)
         _drop(known, [key for key in known if key.until_ms <= passed_ms])
         return is_new
 
@@ -153,53 +174,79 @@ class KnownIds:
 
     def holds(self, prediction_id: str, watermark: Callable[[str], int]) -> bool:
         """Say whether a prediction of this id is still held."""
+        name = IdTexts.of([prediction_id]).hashes()
         return any(
-            key.until_ms > watermark(model)
+            key.until_ms > watermark(model) and bool(generation.ids.among(name)[0])
             for (model, _), known in self._versions.items()
             for key, generation in known.items()
-            if prediction_id in generation.ids
         )
 
-    def _add(
-        self,
-        known: dict[_Key, _Generation],
-        key: _Key,
-        ids: Iterable[str],
-        arrived: Arrived,
-        chosen: _Ints | slice,
-    ) -> None:
-        generation = known.get(key)
-        if generation is None:
-            generation = known[key] = _Generation()
-        generation.ids.update(ids)
-        first = 0 if isinstance(chosen, slice) else int(chosen[0])
-        generation.first_offset = min(generation.first_offset, arrived.offsets[first])
-        appended_ms = int(arrived.appended_ms[chosen].max())
-        generation.appended_ms = max(generation.appended_ms, appended_ms)
 
-    def _duplicates(
-        self,
-        known: dict[_Key, _Generation],
-        grace_ms: int,
-        arrived: Arrived,
-        numbers: _Ints,
-        suspects: set[str],
-    ) -> Iterable[int]:
-        """Give where the duplicates are among the suspects, in offset order."""
-        here: dict[str, list[_Key]] = {}
-        for i, name in enumerate(arrived.ids):
-            if name not in suspects:
-                continue
-            reached_ms = max(int(arrived.times_ms[i]), int(arrived.watermarks_ms[i]))
-            before = [key for key, generation in known.items() if name in generation.ids]
-            mine = here.setdefault(name, [])
-            if any(
-                reached_ms < key.until_ms
-                and _is_recent(key, known.get(key), arrived, numbers == key.number, i)
-                for key in (*before, *mine)
-            ):
-                yield i
-            mine.append(_Key(grace_ms, int(numbers[i])))
+def _add(
+    known: dict[_Key, _Generation],
+    key: _Key,
+    arrived: Arrived,
+    chosen: _Ints | slice,
+    *,
+    are_new: bool,
+) -> None:
+    generation = known.get(key)
+    if generation is None:
+        expected = max((len(other.ids) for other in known.values()), default=0)
+        generation = known[key] = _Generation(IdSet(expected))
+    ids = arrived.ids[chosen]
+    if are_new:
+        generation.ids.add_new(ids)
+    else:
+        generation.ids.add(ids)
+    first = 0 if isinstance(chosen, slice) else int(chosen[0])
+    generation.first_offset = min(generation.first_offset, arrived.offsets[first])
+    appended_ms = int(arrived.appended_ms[chosen].max())
+    generation.appended_ms = max(generation.appended_ms, appended_ms)
+
+
+def _duplicates(
+    known: Mapping[_Key, _Generation],
+    held: Mapping[_Key, NDArray[np.bool_]],
+    grace_ms: int,
+    arrived: Arrived,
+    numbers: _Ints,
+    suspects: NDArray[np.bool_],
+) -> Iterable[int]:
+    """Give where the duplicates are among the suspects, in offset order.
+
+    ``held`` says which ids a generation had before.
+    """
+    here: dict[bytes, list[_Key]] = {}
+    places = np.flatnonzero(suspects).tolist()
+    for i, name in zip(places, keys_of(arrived.ids[suspects]), strict=True):
+        reached_ms = max(int(arrived.times_ms[i]), int(arrived.watermarks_ms[i]))
+        before = [key for key, among in held.items() if among[i]]
+        mine = here.setdefault(name, [])
+        if any(
+            reached_ms < key.until_ms
+            and _is_recent(key, known.get(key), arrived, numbers == key.number, i)
+            for key in (*before, *mine)
+        ):
+            yield i
+        mine.append(_Key(grace_ms, int(numbers[i])))
+
+
+def _has_pause(
+    known: Mapping[_Key, _Generation], grace_ms: int, arrived: Arrived, numbers: _Ints
+) -> bool:
+    """Say whether the records may make a generation begin anew."""
+    last_ms = int(arrived.appended_ms.max()) - held_ms(grace_ms)
+    if last_ms >= int(arrived.appended_ms.min()):
+        return True
+    first, last = int(numbers.min()), int(numbers.max())
+    return any(
+        key.grace_ms == grace_ms
+        and first <= key.number <= last
+        and last_ms >= generation.appended_ms
+        and bool((numbers == key.number).any())
+        for key, generation in known.items()
+    )
 
 
 def _is_recent(
@@ -217,13 +264,14 @@ def _is_recent(
     return bool(beside.size) and last_ms < int(beside.max())
 
 
-def _repeated(ids: Sequence[str]) -> set[str]:
-    """Give the ids that come more than once."""
-    seen: set[str] = set()
-    again: set[str] = set()
-    for name in ids:
-        (again if name in seen else seen).add(name)
-    return again
+def _repeated(ids: Hashes) -> NDArray[np.bool_]:
+    """Say which ids may come more than once: half of their hash does."""
+    first = ids[:, 0]
+    ordered = np.sort(first)
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not again.size:
+        return np.zeros(first.size, dtype=np.bool_)
+    return np.isin(first, again)
 
 
 def _drop(known: dict[_Key, _Generation], keys: Sequence[_Key]) -> None:

@@ -19,6 +19,7 @@ from kedge.batch_values import Texts, times_of
 from kedge.errors import DeadLetter
 from kedge_services.core.decoding import ModelColumns, OutputRow, PredictionRow
 from kedge_services.core.groups import Column, Table
+from kedge_services.core.id_texts import Hashes, hashes_of
 from kedge_services.core.plans import Plan
 from kedge_services.panes.arrow import flat_columns
 from kedge_services.panes.arrow_columns import Codes, codes_of, numbers_of, scalars_of
@@ -73,6 +74,11 @@ class ArrowRows:
     def names(self) -> NDArray[np.object_]:
         """Prediction ids, as str; None where there is none."""
         return self.ids.strings()
+
+    @cached_property
+    def hashes(self) -> Hashes:
+        """What stands for prediction ids where they are looked up."""
+        return hashes_of(self.ids.data, self.ids.starts, self.ids.ends)
 
     @cached_property
     def request_ends(self) -> _Ints:

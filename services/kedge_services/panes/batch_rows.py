@@ -185,7 +185,7 @@ class RowTaker:
     ) -> None:
         intake, times_ms, at = self.intake, rows.times_ms[mine], place.at[mine]
         arrived = Arrived(
-            rows.names[mine].tolist(), times_ms, watermarks_ms, place.appended_ms[mine],
+            rows.hashes[mine], times_ms, watermarks_ms, place.appended_ms[mine],
             _Lazily(times_ms.size, lambda k: place.batch.offsets[at[k]]),
         )  # fmt: skip
         is_new = intake.ids.take(plan.model, version, grace_ms=plan.grace_ms, arrived=arrived)

@@ -150,8 +150,9 @@ class BatchReader:
         self, key: bytes | None, rows: ArrowRows, first: int, end: int
     ) -> DeadLetter | None:
         """Refuse a batch whose key is not the request id of its first row that has one."""
-        named = next((row for row in range(first, end) if rows.names[row]), None)
-        if named is None or key == (wanted := rows.request_id(named)):
+        has_name = rows.ids.ends[first:end] > rows.ids.starts[first:end]
+        named = first + int(has_name.argmax())
+        if not has_name.any() or key == (wanted := rows.request_id(named)):
             return None
         shown = "none" if key is None else repr(key)
         detail = f"the key should be the first row's request id {wanted.decode()!r}, it is {shown}"

@@ -19,6 +19,7 @@ from kedge.errors import DeadLetter
 from kedge_services.core.columns import coded
 from kedge_services.core.decoding import OutputRow, PredictionRow
 from kedge_services.core.groups import Group, Slot
+from kedge_services.core.id_texts import IdTexts
 from kedge_services.core.intake import output_refusal
 from kedge_services.core.known_ids import Arrived
 from kedge_services.core.plans import Plan
@@ -111,14 +112,15 @@ class PredictionReader:
         offsets, appended_ms = batch.offsets, appended_ms[at]
         if len(at) < len(offsets):
             offsets = [offsets[i] for i in at]
-        arrived = Arrived(group.ids, group.times_ms, group.watermarks_ms, appended_ms, offsets)
+        hashes = IdTexts.of(group.ids).hashes()
+        arrived = Arrived(hashes, group.times_ms, group.watermarks_ms, appended_ms, offsets)
         if len(distinct := set(versions)) == 1:
             return ids.take(plan.model, versions[0], grace_ms=plan.grace_ms, arrived=arrived)
         is_new = np.empty(len(at), dtype=np.bool_)
         for version in distinct:
             chosen = [k for k, each in enumerate(versions) if each == version]
             part = Arrived(
-                [group.ids[k] for k in chosen], group.times_ms[chosen],
+                hashes[chosen], group.times_ms[chosen],
                 group.watermarks_ms[chosen], appended_ms[chosen], [offsets[k] for k in chosen],
             )  # fmt: skip
             is_new[chosen] = ids.take(plan.model, version, grace_ms=plan.grace_ms, arrived=part)
