@@ -46,7 +46,7 @@ from kedge_services.core.overdispersion import LABEL, distributions, unevenness
 from kedge_services.core.overdispersion import overdispersion as dispersions
 from kedge_services.core.pane_counts import PaneCounts
 from kedge_services.core.shifts import Shift
-from kedge_services.core.stacks import Stack
+from kedge_services.core.stacks import Stack, add_up
 
 __all__ = [
     "CATEGORICAL_FLOOR",
@@ -207,6 +207,10 @@ class DriftJudge:
         clear: set[str] | None = None
         verdicts = {}
         for scale, trial in trials.items():
+            if not (trial.large or trial.pairs.moved or trial.counted.suspects):
+                # Almost always: there is nothing that evidence could speak of.
+                verdicts[scale] = _verdict(trial, [], [], [])
+                continue
             found = [t for t in trial.large if _passes(t.shift.ln_p, alpha)]
             near = {t.distribution.kind for t in trial.large if _passes(t.shift.ln_p, NEAR * alpha)}
             if trial.pairs.detection(NEAR * alpha) is not None:
@@ -267,6 +271,7 @@ def try_together(asked: Sequence[tuple[DriftJudge, Stack]]) -> list[list[Trial]]
 
 def _trials(judges: Sequence[DriftJudge], stacks: Sequence[Stack]) -> list[list[Trial]]:
     """Test windows of series that are counted alike."""
+    add_up(stacks)
     rows_of_groups = list(zip(*(judge.groups for judge in judges), strict=True))
     found = [try_groups(groups, stacks) for groups in rows_of_groups]
     large = _large(rows_of_groups, found, stacks)

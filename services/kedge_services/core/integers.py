@@ -8,9 +8,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["as_text", "narrow", "pack_integers", "unpack_integers"]
+__all__ = ["as_text", "narrow", "pack_integers", "unpack_integers", "unpack_narrow"]
 
-_WIDTHS: Final = ((1, 127), (2, 32_767), (4, (1 << 31) - 1))
+_WIDTHS: Final = (
+    (np.dtype("<i1"), 127), (np.dtype("<i2"), 32_767), (np.dtype("<i4"), (1 << 31) - 1),
+)  # fmt: skip
+_WIDEST: Final = np.dtype("<i8")
 _Ints = NDArray[np.int64]
 
 
@@ -20,11 +23,14 @@ def narrow(values: NDArray[Any]) -> NDArray[Any]:
     >>> narrow(np.array([1, 2, -1])).dtype, narrow(np.array([300])).dtype
     (dtype('int8'), dtype('int16'))
     """
-    width = 8
+    if values.dtype == np.int8:
+        return values
+    width = _WIDEST
     if values.size:
-        most = max(int(values.max()), -int(values.min()))
-        width = next((bytes_ for bytes_, limit in _WIDTHS if most <= limit), 8)
-    return values.astype(f"<i{width}")
+        flat = values.reshape(-1)
+        most = max(int(np.maximum.reduce(flat)), -int(np.minimum.reduce(flat)))
+        width = next((width for width, limit in _WIDTHS if most <= limit), _WIDEST)
+    return values.astype(width)
 
 
 def pack_integers(values: NDArray[Any]) -> str:
@@ -39,7 +45,12 @@ def pack_integers(values: NDArray[Any]) -> str:
 
 def unpack_integers(text: str) -> _Ints:
     """Read what :func:`pack_integers` gave."""
-    return np.frombuffer(a2b_base64(text[1:]), dtype=f"<i{text[0]}").astype(np.int64)
+    return unpack_narrow(text).astype(np.int64)
+
+
+def unpack_narrow(text: str) -> NDArray[Any]:
+    """Read it in as few bytes each as it was written; not to be changed."""
+    return np.frombuffer(a2b_base64(text[1:]), dtype=f"<i{text[0]}")
 
 
 def as_text(values: NDArray[Any]) -> str:

@@ -23,7 +23,13 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from kedge_services.core.integers import as_text, narrow, pack_integers, unpack_integers
+from kedge_services.core.integers import (
+    as_text,
+    narrow,
+    pack_integers,
+    unpack_integers,
+    unpack_narrow,
+)
 from kedge_services.core.sketches import FeatureCounts
 
 __all__ = [
@@ -224,9 +230,9 @@ class Counts:
     def decode(cls, data: Mapping[str, Any]) -> Counts:
         """Read what :meth:`encode` gave."""
         layout = Layout.of(tuple(data["names"]), tuple(data["bins"]))
-        text = data["counts"]
-        counts = np.zeros(layout.width, dtype=np.int64)
-        counts[:-1] = np.frombuffer(a2b_base64(text[1:]), dtype=f"<i{text[0]}")
+        found = unpack_narrow(data["counts"])
+        counts = np.zeros(layout.width, dtype=found.dtype)
+        counts[:-1] = found
         sums = unpack_integers(data["sums"]).reshape(3, -1)
         extremes = np.frombuffer(a2b_base64(data["extremes"]), dtype="<f8")
         return cls(layout, counts, sums, extremes.astype(np.float64).reshape(2, -1))

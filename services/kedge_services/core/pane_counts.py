@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kedge_services.core.deltas import DriftDelta
-from kedge_services.core.integers import narrow, pack_integers, unpack_integers
+from kedge_services.core.integers import narrow, pack_integers, unpack_narrow
 from kedge_services.core.packed import PREDICTION, SCORE, Counts
 from kedge_services.core.sketches import LatencyCounts, ScoreCounts
 
@@ -96,10 +96,13 @@ class PaneCounts:
 
     def rest(self) -> None:
         """Take less memory: nothing more is expected, though it may come."""
-        if self.features is not None:
+        # What came in one piece is as it was written, which is narrow.
+        if self.features is not None and self.features.counts.dtype == np.int64:
             self.features = self.features.narrowed()
-        self.scores = {answer: scores.narrowed() for answer, scores in self.scores.items()}
-        if self.projection is not None:
+        for answer, scores in self.scores.items():
+            if scores.n.dtype == np.int64:
+                self.scores[answer] = ScoreCounts(narrow(scores.n), scores.total)
+        if self.projection is not None and self.projection.dtype == np.int64:
             self.projection = narrow(self.projection)
 
     def named(self) -> DriftDelta:
@@ -138,7 +141,7 @@ class PaneCounts:
             data["rows"],
             Counts.decode(data["features"]),
             data["outside"],
-            {answer: ScoreCounts.decode(counts) for answer, counts in data["scores"].items()},
+            {answer: ScoreCounts.narrow(counts) for answer, counts in data["scores"].items()},
             LatencyCounts.decode(data["latency"]),
-            None if projection is None else unpack_integers(projection),
+            None if projection is None else unpack_narrow(projection),
         )

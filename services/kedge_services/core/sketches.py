@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from kedge_services.core.integers import narrow, pack_integers, unpack_integers
+from kedge_services.core.integers import pack_integers, unpack_integers, unpack_narrow
 
 __all__ = [
     "FIXED_POINT",
@@ -185,10 +185,6 @@ class ScoreCounts:
             np.add(self.n, other.n, dtype=np.int64), np.add(self.total, other.total, dtype=np.int64)
         )
 
-    def narrowed(self) -> ScoreCounts:
-        """Give the same in as little memory as it takes: to be added, not to be added to."""
-        return ScoreCounts(narrow(self.n), narrow(self.total))
-
     def encode(self) -> dict[str, Any]:
         """Give JSON data: all bins, which is read sooner than the bins in use."""
         return {"n": pack_integers(self.n), "total": pack_integers(self.total)}
@@ -197,6 +193,11 @@ class ScoreCounts:
     def decode(cls, data: Mapping[str, Any]) -> Self:
         """Read what :meth:`encode` gave."""
         return cls(unpack_integers(data["n"]), unpack_integers(data["total"]))
+
+    @classmethod
+    def narrow(cls, data: Mapping[str, Any]) -> Self:
+        """Read it in as little memory as it takes: to be added, not to be added to."""
+        return cls(unpack_narrow(data["n"]), unpack_narrow(data["total"]))
 
 
 def score_bins(scores: Sequence[float] | NDArray[np.float64]) -> dict[int, int]:
