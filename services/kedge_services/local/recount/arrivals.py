@@ -1,8 +1,9 @@
 """Which predictions without labels came twice.
 
 Ids are forgotten by generations, intervals of event time twice as long as the grace and at
-least a second: at their end plus the grace, by event time or by the watermark; or an hour
-(four intervals, where that is longer) after the last of them was appended.
+least a second: at their end plus the grace, by event time or by the watermark; or when none
+was appended for an hour (four intervals, where that is longer): one that comes then begins
+its generation anew.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ _Generation = tuple[int, str, str, int, int]
 class Arrivals:
     """All predictions without labels that came so far."""
 
-    _of_id: dict[tuple[str, str, str], list[_Generation]] = field(
+    _of_id: dict[tuple[str, str, str], list[tuple[_Generation, int]]] = field(
         default_factory=lambda: defaultdict(list)
     )
     _appended_ms: dict[_Generation, int] = field(default_factory=dict)
+    _begun: dict[_Generation, int] = field(default_factory=lambda: defaultdict(int))
 
     def add(
         self,
@@ -43,15 +45,18 @@ class Arrivals:
         known = self._of_id[watched.model, version, prediction_id]
         is_repeated = any(
             max(time_ms, watermark_ms) < _end_ms(grace_ms, number)
+            and begun == self._begun[generation]
             and record.timestamp_ms < self._appended_ms[generation] + _wait_ms(grace_ms)
-            for generation in known
+            for generation, begun in known
             for grace_ms, number in [generation[3:]]
         )
         number = time_ms // length_ms
         mine = (record.partition, watched.model, version, watched.grace_ms, number)
-        if mine not in known:
-            known.append(mine)
         before_ms = self._appended_ms.get(mine, record.timestamp_ms)
+        if record.timestamp_ms >= before_ms + _wait_ms(watched.grace_ms):
+            self._begun[mine] += 1
+        if (mine, self._begun[mine]) not in known:
+            known.append((mine, self._begun[mine]))
         self._appended_ms[mine] = max(before_ms, record.timestamp_ms)
         return is_repeated
 
