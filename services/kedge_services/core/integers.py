@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 __all__ = ["as_text", "narrow", "pack_integers", "unpack_integers", "unpack_narrow"]
 
-_WIDTHS: Final = (
+_WIDTHS: Final[tuple[tuple[np.dtype[Any], int], ...]] = (
     (np.dtype("<i1"), 127), (np.dtype("<i2"), 32_767), (np.dtype("<i4"), (1 << 31) - 1),
 )  # fmt: skip
 _WIDEST: Final = np.dtype("<i8")
@@ -25,7 +25,7 @@ def narrow(values: NDArray[Any]) -> NDArray[Any]:
     """
     if values.dtype == np.int8:
         return values
-    width = _WIDEST
+    width: np.dtype[Any] = _WIDEST
     if values.size:
         flat = values.reshape(-1)
         most = max(int(np.maximum.reduce(flat)), -int(np.minimum.reduce(flat)))
