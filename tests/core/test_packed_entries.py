@@ -91,7 +91,7 @@ def test_an_id_of_a_segment_begun_before_the_store_was_opened_is_asked_for() -> 
     commit(book, 1, [])
     again = Book(store)
     again.open()
-    assert again.unknown(["a", "b"], id_hashes(["a", "b"])) == [False, True]
+    assert again.unknown(["a", "b"], id_hashes(["a", "b"])).tolist() == [False, True]
 
 
 def test_kinds_leave_with_the_last_segment_that_uses_them() -> None:

@@ -183,7 +183,9 @@ class Book:
 
     # ---------------------------------------------------------- many at once
 
-    def unknown(self, prediction_ids: Sequence[str], hashes: NDArray[np.uint64]) -> list[bool]:
+    def unknown(
+        self, prediction_ids: Sequence[str], hashes: NDArray[np.uint64]
+    ) -> NDArray[np.bool_]:
         """Load the entries of a batch, and say of each id whether it has none.
 
         Parameters
@@ -193,17 +195,16 @@ class Book:
         hashes
             Of these ids, see :func:`kedge_services.core.filters.id_hashes`.
         """
-        doubtful = self._segments.may_hold(hashes)
-        if doubtful.all():
-            self.load(prediction_ids)
-        else:
-            self.load([prediction_ids[i] for i in np.flatnonzero(doubtful).tolist()])
-        names = set(prediction_ids)
-        known: set[str] = set()
-        for kept in (self._changed, self._packed, self._sealed, self._loaded):
-            if kept:
-                known |= names & kept.keys()
-        return [name not in known for name in prediction_ids]
+        doubtful = np.flatnonzero(self._segments.may_hold(hashes)).tolist()
+        names = [prediction_ids[i] for i in doubtful]
+        self.load(names)
+        is_new = np.ones(len(prediction_ids), dtype=np.bool_)
+        for i, name in zip(doubtful, names, strict=True):
+            is_new[i] = self._placed(name) is None
+        if self._changed:
+            # Only when it is sealed an entry gets a segment, which then knows of it.
+            is_new &= [name not in self._changed for name in prediction_ids]
+        return is_new
 
     def place(
         self,
@@ -249,7 +250,7 @@ class Book:
     def label(
         self, prediction_ids: Sequence[str], values: Sequence[Placed], offsets: Sequence[int]
     ) -> None:
-        """Take entries of the batch again, which each have got a label in the same place."""
+        """Take entries of the batch again, which each have got a label; by offset of these."""
         self._segments.note_labels([segment for segment, _ in values], offsets)
         self._packed.update(zip(prediction_ids, values, strict=True))
 
@@ -322,16 +323,18 @@ class Book:
 
     def _write(self, commits: int) -> None:
         """Write what so many commits have sealed, the oldest ones."""
-        puts: list[tuple[str, bytes, bytes]] = []
-        deletes: list[tuple[str, bytes]] = []
+        names: list[str] = []
         for _ in range(commits):
-            self._written, names = self._commits.popleft()
-            found = map(self._sealed.pop, names, repeat(None))
-            puts += [(p[0], n.encode(), p[1]) for n, p in zip(names, found, strict=True) if p]
-            if self._moved:
-                for name in names:
-                    former = self._moved.pop(name, ())
-                    deletes += [(segment, name.encode()) for segment in former]
+            self._written, part = self._commits.popleft()
+            names += part
+        found = map(self._sealed.pop, names, repeat(None))
+        # One at a time: what is written is not looked at a second time.
+        puts = ((p[0], n.encode(), p[1]) for n, p in zip(names, found, strict=True) if p)
+        deletes: list[tuple[str, bytes]] = []
+        if self._moved:
+            for name in names:
+                former = self._moved.pop(name, ())
+                deletes += [(segment, name.encode()) for segment in former]
         meta = StoreMeta(self._written, self._segments.infos, self.kinds.encode(), LAYOUT)
         self.store.write(puts, deletes, self._drops, msgspec.json.encode(meta))
         self._drops = []

@@ -62,6 +62,8 @@ class Shape:
     ----------
     struct
         Encodes to the features of an example; its fields are in the order of their names.
+    outputs
+        Encodes to the outputs of an example: the only field is named like the version.
     others
         Positions of the features that are no numbers.
     """
@@ -69,6 +71,7 @@ class Shape:
     number: int
     kind: Kind
     struct: type[Any] = field(init=False)
+    outputs: type[Any] = field(init=False)
     others: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +82,8 @@ class Shape:
             gc=False,
             frozen=True,
         )
+        name = msgspec.field(name=self.kind.version)
+        self.outputs = msgspec.defstruct("Outputs", [("output", Any, name)], gc=False, frozen=True)
         self.others = tuple(sorted(set(range(len(names))) - set(self.kind.numeric)))
 
 

@@ -6,7 +6,7 @@ what still waits at a commit is kept in the changelog, original bytes included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
@@ -92,6 +92,16 @@ class Waiting:
     def among(self, prediction_ids: Sequence[str]) -> set[str]:
         """Give the ids for which any waits."""
         return self._by_id.keys() & set(prediction_ids) if self._by_id else set()
+
+    def only(self, prediction_id: str) -> WaitingOutcome | None:
+        """Give the one that waits for a prediction; None where there are more, or none."""
+        found = self._by_id.get(prediction_id)
+        return next(iter(found.values())) if found and len(found) == 1 else None
+
+    def remove(self, outcomes: Iterable[WaitingOutcome]) -> None:
+        """Take these out."""
+        for outcome in outcomes:
+            self._forget(outcome)
 
     def take(
         self, prediction_id: str, wanted: Callable[[WaitingOutcome], bool]

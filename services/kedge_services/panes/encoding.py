@@ -37,7 +37,7 @@ class _Example(Struct, gc=False):
     model: str
     features: Raw | Struct
     label: Scalar
-    outputs: Mapping[str, Raw | OutputRow]
+    outputs: Mapping[str, Raw] | Struct
     served_by: str | None
     segments: Mapping[str, Scalar]
     event_time_ms: int
@@ -75,7 +75,7 @@ def encode_first_examples(first: FirstExamples, partition: int) -> list[Produce]
         repeat(kind.model),
         features,
         first.labels,
-        [{kind.version: output} for output in outputs],
+        map(first.shape.outputs, outputs),
         repeat(kind.version if kind.champion else None),
         repeat({}) if tails is None else [tail.segments for tail in tails],
         first.times_ms,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kedge_services.core.filters import id_hashes
+from kedge_services.core.first_labels import FirstLabels
 from kedge_services.core.groups import Group
 from kedge_services.core.intake import hold
 from kedge_services.core.join import LabelFate, Watermarks
-from kedge_services.core.lanes import NewPredictions, fold_predicted
+from kedge_services.core.lanes import Codes, NewPredictions, fold_predicted
 from kedge_services.core.waiting import WaitingOutcome
 from kedge_services.panes.intake import CONFLICT, Intake, waiting_record
 from kedge_services.runtime.ports import Batch
@@ -41,8 +43,8 @@ class _Standing:
 class Labelled:
     """Gives the predictions of labelled models their place in the join.
 
-    Almost all are new, and no outcome waits for them: these are taken at once, the
-    others one by one.
+    Almost all are new, and no outcome waits for them, or else one that is the label: these
+    are taken at once, the others one by one.
     """
 
     intake: Intake
@@ -67,7 +69,7 @@ class Labelled:
             For each whether it is new; a duplicate has been counted as such.
         """
         is_new = np.ones(len(group.ids), dtype=np.bool_)
-        offsets = np.fromiter((batch.offsets[i] for i in group.at), np.int64, len(group.at))
+        offsets = np.array(batch.offsets, dtype=np.int64)[group.at]
         simple = self._take_many(group, offsets)
         if simple.all():
             return is_new
@@ -79,14 +81,20 @@ class Labelled:
         """Take those that need no look at an entry; give which they are."""
         join, ids = self.intake.join, group.ids
         hashes = id_hashes(ids)
-        simple = np.array(join.book.unknown(ids, hashes), dtype=np.bool_)
+        simple = join.book.unknown(ids, hashes)
         row = group.columns.row
-        simple &= np.fromiter((type(r) is row for r in group.rows), np.bool_, len(ids))
-        special = join.waiting.among(ids)
+        if set(map(type, group.rows)) != {row}:
+            simple &= np.fromiter((type(r) is row for r in group.rows), np.bool_, len(ids))
         if len(set(ids)) < len(ids):
-            special |= {name for name, times in Counter(ids).items() if times > 1}
-        if special:
-            simple &= np.fromiter((name not in special for name in ids), np.bool_, len(ids))
+            repeated = {name for name, times in Counter(ids).items() if times > 1}
+            simple &= np.fromiter((name not in repeated for name in ids), np.bool_, len(ids))
+        met: list[tuple[int, WaitingOutcome]] = []
+        if waited_for := join.waiting.among(ids):
+            waits = [i for i, name in enumerate(ids) if name in waited_for]
+            # Outcomes move clocks: with those that are taken singly the order would count.
+            met = self._labels(group, waits) if simple.all() else []
+            if not met:
+                simple[waits] = False
         if not simple.any():
             return simple
         rows, names, times = group.rows, ids, group.times_ms
@@ -109,7 +117,55 @@ class Labelled:
         )
         if not join.rebuilding:
             fold_predicted(join.fold, group.plan, new)
+        if met:
+            self._label(group, met)
         return simple
+
+    def _labels(self, group: Group, waits: Sequence[int]) -> list[tuple[int, WaitingOutcome]]:
+        """Give the outcomes that wait for these rows; none where any is not the only label."""
+        join, plan = self.intake.join, group.plan
+        if join.rebuilding:
+            return []
+        found = []
+        times, watermarks = group.times_ms.tolist(), group.watermarks_ms.tolist()
+        for i in waits:
+            outcome = join.waiting.only(group.ids[i])
+            if outcome is None or watermarks[i] > outcome.until_ms:
+                return []
+            label = outcome.labelled
+            belongs = label.models is None or plan.model in label.models
+            if not belongs or not -plan.wait_ms <= label.time_ms - times[i] < plan.horizon_ms:
+                return []
+            found.append((i, outcome))
+        return found
+
+    def _label(self, group: Group, met: Sequence[tuple[int, WaitingOutcome]]) -> None:
+        """Take outcomes that waited for predictions which have just been placed."""
+        join, model = self.intake.join, group.plan.model
+        closed = {}
+        for i, outcome in met:
+            closed[outcome.offset] = min(
+                int(group.watermarks_ms[i]), join.watermarks.outcomes(model)
+            )
+            self._count_waited(outcome, "matched", model)
+        # A book takes labels as they were sent.
+        outcomes = sorted((outcome for _, outcome in met), key=lambda outcome: outcome.offset)
+        closed_ms = np.array([closed[outcome.offset] for outcome in outcomes], dtype=np.int64)
+        join.waiting.remove(outcomes)
+        names = [outcome.prediction_id for outcome in outcomes]
+        labels = [outcome.labelled for outcome in outcomes]
+        found = [placed for placed in join.book.fetch(names) if placed is not None]
+        first = FirstLabels.of(
+            found, join.book.kinds,
+            at=np.arange(len(found)), label_times_ms=np.array([label.time_ms for label in labels]),
+        )  # fmt: skip
+        stored = [(label.offset, label.time_ms, label.label, label.models) for label in labels]
+        first.store(join.book, names, found, stored)
+        values, known = [label.label for label in labels], Codes()
+        codes = np.array([known[type(value), value] for value in values], dtype=np.int64)
+        first.fold(join.fold, found, values, codes, closed_ms)
+        if join.notes_examples:
+            join.first_examples += first.examples(names, found, values)
 
     def _take_one(self, group: Group, i: int, offset: int) -> bool:
         """Take a prediction as the join takes records; give whether it is new."""

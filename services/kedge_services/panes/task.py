@@ -97,6 +97,7 @@ class PanesTask:
         self._lookup = Lookup(monitors, references, context.refresh, context.clock)
         self._book = Book(store, lingering // context.partitions("predictions"))
         self._outputs: list[Produce] = []
+        self._first_examples: list[Produce] = []
         self._next: dict[str, int] = {}
         self._from: dict[str, int] = {}
         self._stored: dict[str, int] = {}
@@ -158,6 +159,10 @@ class PanesTask:
         """Take new records of one input topic."""
         self._reader.end_rebuild()
         self._reader.read(batch)
+        # Now, while what they are made of is near the processor.
+        for first in self._join.first_examples:
+            self._first_examples += encode_first_examples(first, self._context.partition)
+        self._join.first_examples.clear()
         self._from.setdefault(batch.topic, batch.offsets[0])
         self._next[batch.topic] = batch.offsets[-1] + 1
 
@@ -319,12 +324,11 @@ class PanesTask:
         self._is_sealed = True
 
     def _examples(self) -> list[Produce]:
-        first, drafts = list(self._join.first_examples), list(self._join.examples.values())
-        self._join.first_examples.clear()
+        outputs, self._first_examples = self._first_examples, []
+        drafts = self._join.examples.values()
+        outputs += [encode_example(draft, self._context.partition) for draft in drafts]
         self._join.examples.clear()
-        partition = self._context.partition
-        outputs = [out for part in first for out in encode_first_examples(part, partition)]
-        return outputs + [encode_example(draft, partition) for draft in drafts]
+        return outputs
 
     def _deltas(self) -> list[Produce]:
         self._state.after_cell += self._fold.after_cell
