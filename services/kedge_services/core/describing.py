@@ -29,10 +29,11 @@ class Describer:
 
     def __init__(self, reference: Reference) -> None:
         self._features = [
-            (name, feature.centre, feature.step, [head(what, name) for what in _MOMENTS])
+            (name, feature.centre, feature.step, [_start(head(what, name)) for what in _MOMENTS])
             for name, feature in reference.features.items()
             if feature.kind == "numeric"
         ]
+        self._latencies = [(_start(head(name, None)), share) for name, share in _LATENCIES]
 
     def text(self, window: PaneCounts) -> bytes:
         """Describe a window.
@@ -41,11 +42,11 @@ class Describer:
         two.
         """
         texts = self._moments(window)
-        for name, share in _LATENCIES:
+        n = window.latency.n
+        for start, share in self._latencies:
             latency = window.latency.quantile_ms(share)
             if latency is not None:
-                value = numbers([latency])[0]
-                texts.append(_measure(head(name, None), value, window.latency.n))
+                texts.append(start + numbers([latency])[0] + b',"n":%d}' % n)
         return b",".join(texts)
 
     def _moments(self, window: PaneCounts) -> list[bytes]:
@@ -55,31 +56,30 @@ class Describer:
         layout, rows = counts.layout, counts.valid.tolist()
         lows, highs = counts.extremes.tolist()
         totals, clipped = counts.sums[0].tolist(), counts.counts[layout.counter("clipped")].tolist()
-        found: list[tuple[bytes, int, bytes]] = []
+        found: list[tuple[bytes, bytes]] = []
         values: list[float] = []
         for name, centre, step, (mean, std, low, high) in self._features:
             at = layout.places.get(name)
             if at is None or not rows[at] or lows[at] == math.inf or highs[at] == math.inf:
                 continue
             n, total = rows[at], totals[at]
-            note = b"}"
+            end = noted = b',"n":%d}' % n
             if clipped[at]:
                 why = f"{clipped[at]} values too far out were taken as if they were nearer"
-                note = b',"note":' + as_json(why) + b"}"
+                noted = b',"n":%d,"note":%b}' % (n, as_json(why))
             values.append(centre + step * (total / n))
-            found.append((mean, n, note))
+            found.append((mean, noted))
             if n > 1:
                 # Integers of any size: the difference of the two is exact.
                 squares = n * counts.squares(at) - total**2
                 values.append(step * math.sqrt(squares / (n * (n - 1))))
-                found.append((std, n, note))
+                found.append((std, noted))
             values += lows[at], -highs[at]
-            found += (low, n, b"}"), (high, n, b"}")
+            found += (low, end), (high, end)
         return [
-            _measure(start, value, n, end)
-            for (start, n, end), value in zip(found, numbers(values), strict=True)
+            start + value + end for (start, end), value in zip(found, numbers(values), strict=True)
         ]
 
 
-def _measure(start: bytes, value: bytes, n: int, end: bytes = b"}") -> bytes:
-    return b'%b,"value":%b,"n":%d%b' % (start, value, n, end)
+def _start(of: bytes) -> bytes:
+    return of + b',"value":'

@@ -248,17 +248,19 @@ class DriftWindows:
                 sizes[scale] = len(panes), self._seasons.of(reference, monitor, rows)
         questions = questions_of(panes, sizes, self._judge_of)
         tried = tried_by_scale(questions, (yield questions)) if questions else {}
+        keys = {
+            scale: WindowKey.of("drift", series, scale, end_ms - scale * length)
+            for scale in contents
+        }
         for scale, content in contents.items():
-            key = WindowKey.of("drift", series, scale, end_ms - scale * length)
             if reference is not None and scale in tried:
                 held_to = sizes[scale][1] if scale == 1 else None
-                self._describe(key, end_ms, tried[scale], reference, content, held_to)
+                self._describe(keys[scale], end_ms, tried[scale], reference, content, held_to)
         self._decide(contents, tried, reference, monitor)
         for scale, content in contents.items():
             self._publisher.send(
-                WindowKey.of("drift", series, scale, end_ms - scale * length), end_ms, content,
-                decided=True, final=True, now_ms=now_ms,
-            )  # fmt: skip
+                keys[scale], end_ms, content, decided=True, final=True, now_ms=now_ms
+            )
 
     def _take(
         self, series: Series, start_ms: int, panes: list[PaneCounts], rows: dict[int, int]
