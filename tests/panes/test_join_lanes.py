@@ -107,7 +107,7 @@ class Side:
 
     def _predict(self, batch: Batch) -> None:
         clocks = self.intake.account.clocks["predictions"]
-        for i, row in enumerate(self.lookup.decode(batch.values)):
+        for i, row in enumerate(self.lookup.decode(batch.values).rows):
             assert not isinstance(row, DeadLetter)
             plan = self.lookup.plan(row.model, row.event_time_ms)
             clocks.tick(batch.timestamps_ms[i])

@@ -29,6 +29,7 @@ Values = Sequence[Scalar | None] | NDArray[np.float64]
 SCALARS = frozenset({float, int, bool, str, type(None)})
 _NUMBERS = frozenset({float, int, bool, type(None)})
 FLOATS = _NUMBERS - {type(None)}
+_TEXTS = frozenset({str, type(None)})
 
 
 class Coded(NamedTuple):
@@ -52,15 +53,15 @@ def coded(values: Sequence[Scalar | None]) -> Coded:
     >>> coded(["a", None, "a"])
     Coded(codes=array([0, 1, 0]), names=['a', None])
     """
-    kinds = set(map(type, values))
-    if bool in kinds and kinds & {int, float}:
-        # True, 1 and 1.0 are equal to Python.
+    names = list(dict.fromkeys(values))
+    # True, 1 and 1.0 are equal to Python, so where names are numbers all values are looked at.
+    is_text = set(map(type, names)) <= _TEXTS
+    if not is_text and bool in (kinds := set(map(type, values))) and kinds & {int, float}:
         typed = list(zip(map(type, values), values, strict=True))
         apart = {key: i for i, key in enumerate(dict.fromkeys(typed))}
         found = map(apart.__getitem__, typed)
         names = [value for _, value in apart]
     else:
-        names = list(dict.fromkeys(values))
         found = map({value: i for i, value in enumerate(names)}.__getitem__, values)
     return Coded(np.fromiter(found, np.int64, len(values)), names)
 

@@ -26,8 +26,10 @@ from kedge.base import SCHEMA_VERSION, Event, Scalar
 from kedge.codec import decode
 from kedge.errors import DeadLetter
 from kedge.events import Outcome, Prediction
+from kedge_services.core.decoded import Decoded
 
 __all__ = [
+    "NO_OUTPUT",
     "ModelColumns",
     "OutcomeDecoder",
     "OutcomeRow",
@@ -72,6 +74,10 @@ class PredictionRow(Protocol):
     segments: Mapping[str, Scalar]
     features: Struct
     latency_ms: float | None
+
+
+#: The answer of a prediction without one.
+NO_OUTPUT: Final = OutputRow()
 
 
 class OutcomeRow(Struct, gc=False):
@@ -251,19 +257,18 @@ class PredictionDecoder:
 
         A model without monitor is ``unknown-model``.
         """
+        return list(self.read(values).rows)
+
+    def read(self, values: Sequence[bytes | None]) -> Decoded:
+        """Decode a batch, and give the columns that are needed of all its rows."""
         rows = _decode_all(self._decode, values, self._by_contract)
-        read: list[Any] = rows
-        if any(issubclass(kind, DeadLetter) for kind in set(map(type, rows))):
-            read = [row for row in rows if not isinstance(row, DeadLetter)]
-        names = [row.prediction_id for row in read]
-        versions = {row.version for row in read}
-        if names and not (_are_names(names) and _are_names(versions)):
-            for i, row in enumerate(rows):
-                if not isinstance(row, DeadLetter) and not _are_names(
-                    [row.prediction_id, row.version]
-                ):
-                    rows[i] = self._by_contract(values[i])
-        return rows
+        found = Decoded.of(rows)
+        if found.have_names():
+            return found
+        for i, row in zip(found.at, found.good, strict=True):
+            if not (_is_name(row.prediction_id) and _is_name(row.version)):
+                rows[i] = self._by_contract(values[i])
+        return Decoded.of(rows)
 
     def _by_contract(self, value: bytes | None) -> PredictionRow | DeadLetter:
         event = _contract(Prediction, value)
@@ -350,9 +355,8 @@ def _is_utf8(values: Sequence[bytes | None]) -> bool:
     return True
 
 
-def _are_names(names: Collection[str]) -> bool:
-    """Say whether none is empty or too long for a name."""
-    return all(names) and len(max(names, key=len)) <= _LONGEST_NAME
+def _is_name(text: str) -> bool:
+    return 1 <= len(text) <= _LONGEST_NAME
 
 
 def _finite(scores: Mapping[str, float] | None) -> dict[str, float] | None:

@@ -21,7 +21,7 @@ from kedge_services.core.columns import Coded
 from kedge_services.core.decoding import ModelColumns, OutputRow, PredictionRow
 from kedge_services.core.plans import Plan
 
-__all__ = ["Column", "Group", "Numbers", "Slot", "Table", "joined"]
+__all__ = ["Answers", "Column", "Group", "Numbers", "Slot", "Table", "joined"]
 
 
 @dataclass(slots=True)
@@ -35,8 +35,10 @@ class Group:
         those of ``columns.odd`` any value in any feature.
     at
         Positions in the batch.
-    ids
+    ids, versions
         Of the predictions.
+    outputs, labels
+        The answers, where there is none an empty one; and the labels in them.
     times_ms
         int64, event times.
     watermarks_ms
@@ -45,9 +47,12 @@ class Group:
 
     plan: Plan
     columns: ModelColumns
-    rows: list[PredictionRow]
-    at: list[int]
+    rows: Sequence[PredictionRow]
+    at: Sequence[int]
     ids: list[str]
+    versions: list[str]
+    outputs: list[OutputRow]
+    labels: Coded
     times_ms: NDArray[np.int64]
     watermarks_ms: NDArray[np.int64]
 
@@ -59,9 +64,19 @@ class Group:
             [self.rows[k] for k in chosen],
             [self.at[k] for k in chosen],
             [self.ids[k] for k in chosen],
+            [self.versions[k] for k in chosen],
+            [self.outputs[k] for k in chosen],
+            Coded(self.labels.codes[list(chosen)], self.labels.names),
             self.times_ms[list(chosen)],
             self.watermarks_ms[list(chosen)],
         )
+
+
+class Answers(NamedTuple):
+    """The answers of rows as far as they have been looked at; see :class:`Group`."""
+
+    outputs: Sequence[OutputRow]
+    labels: Coded
 
 
 class Slot(NamedTuple):

@@ -15,7 +15,7 @@ from kedge.errors import DeadLetter
 from kedge.topics import request_id
 from kedge_services.core.decoding import OutcomeRow, OutputRow, PredictionRow
 from kedge_services.core.entries import NOTHING, Held
-from kedge_services.core.partitioning import key_partitions
+from kedge_services.core.id_texts import IdTexts
 from kedge_services.core.plans import Plan
 
 __all__ = ["answer", "hold", "output_refusal", "refuse_misplaced", "score_of"]
@@ -72,6 +72,7 @@ def find_misplaced(
     partition: int,
     partitions: int,
     max_skew_ms: int,
+    texts: IdTexts | None = None,
 ) -> dict[int, DeadLetter]:
     """Find the records whose key, partition or time is wrong, all given as columns.
 
@@ -87,13 +88,14 @@ def find_misplaced(
         Where they lie, and how many partitions there are.
     max_skew_ms
         How far event time may lie ahead of append time.
+    texts
+        The names, where they have been laid out before.
 
     Returns
     -------
     dict
         Dead letters by position.
     """
-    wanted: Sequence[bytes | None] = keys
     refused: dict[int, DeadLetter] = {}
     for k in np.flatnonzero(times_ms > timestamps_ms + max_skew_ms).tolist():
         time_ms, appended_ms = int(times_ms[k]), int(timestamps_ms[k])
@@ -102,36 +104,25 @@ def find_misplaced(
             f"event_time_ms {time_ms} is {time_ms - appended_ms} ms ahead of the "
             f"record's append time; at most {max_skew_ms} ms are allowed",
         )
-    if not _are_keys(names, keys):
-        wanted = [request_id(name).encode() for name in names]
+    if texts is None:
+        texts = IdTexts.of(names)
     # With one partition no record can be on the wrong one.
     if partitions > 1 and names:
-        actual = key_partitions(wanted, partitions)  # type: ignore[arg-type]
+        actual = texts.partitions(partitions)
         for k in np.flatnonzero(actual != partition).tolist():
             detail = (
-                f"request id {wanted[k].decode()!r} belongs to partition "  # type: ignore[union-attr]
+                f"request id {request_id(names[k])!r} belongs to partition "
                 f"{int(actual[k])}; set partitioner=murmur2_random"
             )
             refused[k] = DeadLetter("misrouted", detail)
-    if wanted is not keys and wanted != list(keys):
-        for k, (key, right) in enumerate(zip(keys, wanted, strict=True)):
-            if key != right and right is not None:
+    if not texts.are(keys):
+        for k, (key, name) in enumerate(zip(keys, names, strict=True)):
+            if key != request_id(name).encode():
                 shown = "none" if key is None else repr(key)
-                detail = f"the key should be the request id {right.decode()!r}, it is {shown}"
+                wanted = request_id(name)
+                detail = f"the key should be the request id {wanted!r}, it is {shown}"
                 refused[k] = DeadLetter("bad-key", detail)
     return refused
-
-
-def _are_keys(names: Sequence[str], keys: Sequence[bytes | None]) -> bool:
-    """Say whether every id is the key of its record, as most are; looks at all of them at once."""
-    together = "\n".join(names)
-    # An id with a line break, or one whose key is a part of it, asks for a closer look.
-    if "#" in together or together.count("\n") != max(0, len(names) - 1):
-        return False
-    try:
-        return together.encode() == b"\n".join(keys)  # type: ignore[arg-type]
-    except TypeError:  # There is a record without a key among them.
-        return False
 
 
 def output_refusal(plan: Plan, output: OutputRow | None) -> DeadLetter | None:

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from kedge.panes import Reference
 from kedge_services.core.binning import Binner
 from kedge_services.core.columns import Values, coded
-from kedge_services.core.decoding import ModelColumns, OutputRow, PredictionRow
+from kedge_services.core.decoding import NO_OUTPUT, ModelColumns, PredictionRow
 from kedge_services.core.deltas import DriftDelta, LearningDelta
 from kedge_services.core.feature_binning import FEW
 from kedge_services.core.given_answers import given_answers
-from kedge_services.core.groups import Column, Numbers, Slot, Table, joined
+from kedge_services.core.groups import Answers, Column, Numbers, Slot, Table, joined
 from kedge_services.core.label_folding import PaneDelta, References, Series
 from kedge_services.core.plans import Plan
 from kedge_services.core.sampling import sample_rows, sample_table
@@ -34,7 +34,6 @@ _MANY: Final = 1 << 13
 _ENOUGH: Final = 1 << 8
 #: Binners kept; references that came after so many were replaced long ago.
 _MAX_BINNERS: Final = 1_000
-_NO_OUTPUT: Final = OutputRow()
 
 
 @dataclass(slots=True)
@@ -64,9 +63,21 @@ class RowFold:
     _slots: dict[Slot, _Gathered] = field(default_factory=dict)
     _binners: dict[tuple[int, int], tuple[Reference, Plan, Binner]] = field(default_factory=dict)
 
-    def rows(self, slot: Slot, columns: ModelColumns, rows: Sequence[PredictionRow]) -> None:
-        """Take decoded rows of a slot."""
+    def rows(
+        self,
+        slot: Slot,
+        columns: ModelColumns,
+        rows: Sequence[PredictionRow],
+        answers: Answers | None = None,
+    ) -> None:
+        """Take decoded rows of a slot; with their answers only those of the type ``columns.row``.
+
+        With answers, and many, they are counted at once.
+        """
         gathered = self._gathered(slot)
+        if answers is not None and gathered.reference is not None and len(rows) >= _ENOUGH:
+            self.table(slot, _table_of(columns, rows, answers))
+            return
         if gathered.columns is not columns:
             # The features have changed; rows before and after have different structs.
             self._count_rows(slot, gathered)
@@ -120,7 +131,7 @@ class RowFold:
             odd = [row for row in rows if type(row) is not columns.row]
             usual = [row for row in rows if type(row) is columns.row] if odd else rows
             if len(usual) > FEW:
-                self.table(slot, _table_of(columns, usual))
+                self.table(slot, _table_of(columns, usual, _answers_of(usual)))
                 rows = odd
         if rows:
             self._count_table(slot.plan, reference, gathered, _scalars_of(columns, rows))
@@ -186,7 +197,12 @@ def _add_learning(gathered: _Gathered, delta: LearningDelta) -> None:
         gathered.learning.add(delta)
 
 
-def _table_of(columns: ModelColumns, rows: Sequence[PredictionRow]) -> Table:
+def _answers_of(rows: Sequence[PredictionRow]) -> Answers:
+    outputs = [row.output or NO_OUTPUT for row in rows]
+    return Answers(outputs, coded([output.label for output in outputs]))
+
+
+def _table_of(columns: ModelColumns, rows: Sequence[PredictionRow], answers: Answers) -> Table:
     """Turn many usual rows into columns: there, what is no number is null."""
     numeric, others = columns.arrays([row.features for row in rows])
     # Row after row in memory is what features are counted from.
@@ -194,13 +210,12 @@ def _table_of(columns: ModelColumns, rows: Sequence[PredictionRow]) -> Table:
     features: dict[str, Column] = dict(others)
     for name, values in zip(columns.numeric, transposed, strict=True):
         features[name] = _numbers(values)
-    outputs = [row.output or _NO_OUTPUT for row in rows]
+    outputs, labels = answers
     latencies = [row.latency_ms for row in rows]
     known = None if latencies.count(None) == len(rows) else _floats(latencies)
     if any([output.scores for output in outputs]):  # noqa: C419 -- half the time
         found = [row.output for row in rows]
         return Table(len(rows), (), features, outputs=found, latencies=known)
-    labels = coded([output.label for output in outputs])
     values_given = [output.value for output in outputs]
     return Table(
         len(rows),

@@ -12,6 +12,7 @@ from kedge.batch_layout import is_batch
 from kedge.errors import DeadLetter
 from kedge_services.core.decoding import OutcomeRow, PredictionRow
 from kedge_services.core.entries import MAX_LABELS
+from kedge_services.core.id_texts import IdTexts
 from kedge_services.core.intake import find_misplaced, refuse_misplaced
 from kedge_services.core.join import Join
 from kedge_services.core.known_ids import KnownIds
@@ -94,14 +95,19 @@ class Intake:
         ids: Sequence[str],
         times_ms: NDArray[np.int64],
         appended_ms: NDArray[np.int64],
+        texts: IdTexts | None = None,
     ) -> dict[int, DeadLetter]:
-        """Find the rows at these positions of a batch whose key, partition or time is wrong."""
+        """Find the rows at these positions of a batch whose key, partition or time is wrong.
+
+        ``texts`` are the ids, where they have been laid out before.
+        """
         is_whole = len(at) == len(batch)
         return find_misplaced(
             ids,
             times_ms,
             keys=batch.keys if is_whole else [batch.keys[i] for i in at],
             timestamps_ms=appended_ms if is_whole else appended_ms[list(at)],
+            texts=texts,
             partition=self.partition,
             partitions=self.partitions,
             max_skew_ms=self.max_skew_ms,

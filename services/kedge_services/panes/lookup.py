@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from kedge.errors import DeadLetter
 from kedge.monitor import Monitor
 from kedge.panes import Reference
-from kedge_services.core.decoding import ModelColumns, PredictionDecoder, PredictionRow
+from kedge_services.core.decoded import Decoded
+from kedge_services.core.decoding import ModelColumns, PredictionDecoder
 from kedge_services.core.plans import Plan, Plans
 from kedge_services.core.watermark import Clocks
 
@@ -90,21 +91,21 @@ class Lookup:
             self._features = {model: self._features[model] for model in newest}
         self.newest = newest
 
-    def decode(self, values: Sequence[bytes | None]) -> list[PredictionRow | DeadLetter]:
+    def decode(self, values: Sequence[bytes | None]) -> Decoded:
         """Decode predictions with all features declared at their time."""
-        rows = self.decoder.decode(values)
+        found = self.decoder.read(values)
         unknown: set[str] = set()
-        if DeadLetter in set(map(type, rows)):
-            letters = [row for row in rows if isinstance(row, DeadLetter)]
+        if len(found.good) < len(found.rows):
+            letters = [row for row in found.rows if isinstance(row, DeadLetter)]
             unknown = {letter.detail for letter in letters if letter.reason == "unknown-model"}
         if unknown and self._refresh("model", *unknown):
             self.begin()
-            rows = self.decoder.decode(values)
+            found = self.decoder.read(values)
         if len(self._only) < len(self.newest):
-            for row in rows:
-                if not isinstance(row, DeadLetter) and row.model not in self._only:
+            for row in found.good:
+                if row.model not in self._only:
                     self._learn(self.plan(row.model, row.event_time_ms))
-        return rows if self._decoder is not None else self.decoder.decode(values)
+        return found if self._decoder is not None else self.decoder.read(values)
 
     def plan(self, model: str, time_ms: int) -> Plan:
         """Give the plan of a model that has one.

@@ -10,16 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from operator import attrgetter, itemgetter
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kedge.errors import DeadLetter
-from kedge_services.core.columns import coded
-from kedge_services.core.decoding import OutputRow, PredictionRow
-from kedge_services.core.groups import Group, Slot
-from kedge_services.core.id_texts import IdTexts
+from kedge_services.core.columns import Coded, coded
+from kedge_services.core.decoded import Decoded
+from kedge_services.core.decoding import NO_OUTPUT, OutputRow, PredictionRow
+from kedge_services.core.groups import Answers, Group, Slot
+from kedge_services.core.id_texts import Hashes, IdTexts
 from kedge_services.core.intake import output_refusal
 from kedge_services.core.known_ids import Arrived
 from kedge_services.core.plans import Plan
@@ -33,6 +33,7 @@ _Ints = NDArray[np.int64]
 _time_of = attrgetter("event_time_ms")
 #: So many decoded rows, of some hundred bytes each, are worked on at a time.
 _TOGETHER = 1 << 11
+_NO_IDS = IdTexts.of([])
 
 
 @dataclass(slots=True)
@@ -49,22 +50,34 @@ class PredictionReader:
         """Take a batch of JSON events, so many at a time that they stay near the processor."""
         # Of many models more, as each of them has only some of the rows.
         together = _TOGETHER * min(16, 1 + len(self.intake.lookup.newest) // 4)
-        for start in range(0, len(batch), together):
-            part = part_of(batch, start, min(len(batch), start + together))
-            self.take(part, self.intake.lookup.decode(part.values))
+        size = len(batch)
+        # As many to each part: what is done once a part should be worth it.
+        parts = max(1, round(size / together))
+        for start, end in pairwise(size * k // parts for k in range(parts + 1)):
+            part = part_of(batch, start, end)
+            self._read(part, self.intake.lookup.decode(part.values))
 
     def take(self, batch: Batch, rows: Sequence[PredictionRow | DeadLetter]) -> None:
         """Take rows that were decoded, or could not be."""
+        self._read(batch, Decoded.of(rows))
+
+    def _read(self, batch: Batch, decoded: Decoded) -> None:
         appended_ms = np.array(batch.timestamps_ms, dtype=np.int64)
         refused: dict[int, DeadLetter] = {}
-        groups = list(self._groups(batch, rows, appended_ms, refused))
-        for group in groups:
-            if not group.plan.labelled:
-                is_new = self._are_new(group, batch, appended_ms)
-                repeated = len(group.rows) - int(np.count_nonzero(is_new))
-                if repeated and not self.intake.join.rebuilding:
-                    self.intake.state.count("predictions", "duplicate", repeated)
-                self._take(group, is_new, refused)
+        if len(decoded.good) < len(batch):
+            letters = enumerate(decoded.rows)
+            refused = {i: letter for i, letter in letters if isinstance(letter, DeadLetter)}
+        groups = list(self._groups(batch, decoded, appended_ms, refused))
+        unlabelled = [group for group in groups if not group.plan.labelled]
+        hashes = (decoded.texts if unlabelled else _NO_IDS).hashes()
+        for group in unlabelled:
+            is_whole = len(group.rows) == len(hashes)
+            mine = hashes if is_whole else hashes[np.searchsorted(decoded.at, group.at)]
+            is_new = self._are_new(group, mine, batch, appended_ms)
+            repeated = len(group.rows) - int(np.count_nonzero(is_new))
+            if repeated and not self.intake.join.rebuilding:
+                self.intake.state.count("predictions", "duplicate", repeated)
+            self._take(group, is_new, refused)
         if not self.intake.only_ids:
             labelled = [group for group in groups if group.plan.labelled]
             for group in _in_order(labelled):
@@ -75,25 +88,30 @@ class PredictionReader:
     def _groups(
         self,
         batch: Batch,
-        rows: Sequence[Any],
+        decoded: Decoded,
         appended_ms: _Ints,
         refused: dict[int, DeadLetter],
     ) -> Iterator[Group]:
         """Put the good rows together by model and plan; note which are refused, and why."""
         lookup, clocks = self.intake.lookup, self.intake.account.clocks["predictions"]
         clocks_ms = clocks.tick_all(appended_ms)
-        for model, at in _by_model(rows, refused).items():
-            mine = list(rows) if len(at) == len(rows) else [rows[i] for i in at]
-            times_ms = np.fromiter(map(_time_of, mine), np.int64, len(mine))
-            ids = [row.prediction_id for row in mine]
-            bad = self.intake.misplaced_rows(batch, at, ids, times_ms, appended_ms)
-            for plan, chosen in lookup.plans_for(model, times_ms):
-                bad |= _refused_labels(plan, mine, chosen)
-            group = Group(lookup.newest[model], lookup.columns(model), mine, list(at), ids,
-                          times_ms, times_ms)  # fmt: skip
+        good, at, ids = decoded.good, decoded.at, decoded.ids
+        times_ms = np.fromiter(map(_time_of, good), np.int64, len(good))
+        misplaced = self.intake.misplaced_rows(batch, at, ids, times_ms, appended_ms, decoded.texts)
+        outputs = [row.output or NO_OUTPUT for row in good]
+        labels = coded([output.label for output in outputs])
+        for model, mine in _by_model(decoded).items():
+            group = Group(lookup.newest[model], lookup.columns(model), good, at, ids,
+                          decoded.versions, outputs, labels, times_ms, times_ms)  # fmt: skip
+            bad = misplaced
+            if mine is not None:
+                bad = {k: misplaced[i] for k, i in enumerate(mine) if i in misplaced}
+                group = group.part(mine)
+            for plan, chosen in lookup.plans_for(model, group.times_ms):
+                bad = bad | _refused_labels(plan, group.labels, chosen)
             if bad:
-                refused.update({at[k]: letter for k, letter in bad.items()})
-                group = group.part([k for k in range(len(mine)) if k not in bad])
+                refused.update({group.at[k]: letter for k, letter in bad.items()})
+                group = group.part([k for k in range(len(group.rows)) if k not in bad])
                 if not group.rows:
                     continue
             largest_ms = clocks.of(model).advance_all(group.times_ms, int(clocks_ms[group.at[-1]]))
@@ -105,19 +123,19 @@ class PredictionReader:
 
     # -------------------------------------------------------------------- taking
 
-    def _are_new(self, group: Group, batch: Batch, appended_ms: _Ints) -> NDArray[np.bool_]:
+    def _are_new(
+        self, group: Group, hashes: Hashes, batch: Batch, appended_ms: _Ints
+    ) -> NDArray[np.bool_]:
         """Take predictions without labels; give which are no duplicates."""
-        versions = [row.version for row in group.rows]
-        plan, ids, at = group.plan, self.intake.ids, group.at
-        offsets, appended_ms = batch.offsets, appended_ms[at]
+        plan, ids, at, versions = group.plan, self.intake.ids, group.at, group.versions
+        offsets = batch.offsets
         if len(at) < len(offsets):
-            offsets = [offsets[i] for i in at]
-        hashes = IdTexts.of(group.ids).hashes()
+            offsets, appended_ms = [offsets[i] for i in at], appended_ms[at]
         arrived = Arrived(hashes, group.times_ms, group.watermarks_ms, appended_ms, offsets)
-        if len(distinct := set(versions)) == 1:
+        if _are_one(versions):
             return ids.take(plan.model, versions[0], grace_ms=plan.grace_ms, arrived=arrived)
         is_new = np.empty(len(at), dtype=np.bool_)
-        for version in distinct:
+        for version in set(versions):
             chosen = [k for k, each in enumerate(versions) if each == version]
             part = Arrived(
                 hashes[chosen], group.times_ms[chosen],
@@ -146,49 +164,61 @@ class PredictionReader:
 
     def _fold(self, group: Group) -> None:
         plan, lookup, drift = group.plan, self.intake.lookup, self.intake.join.fold.drift
-        versions = [row.version for row in group.rows]
+        versions = group.versions
         starts = group.times_ms - group.times_ms % plan.pane_ms
         first_ms = int(starts[0])
-        if len(set(versions)) == 1 and bool((starts == first_ms).all()):
-            parts = [(versions[0], first_ms, group.rows)]
-        else:
-            parts = _by_slot(versions, starts, group.rows)
-        for version, start_ms, rows in parts:
+        parts = None
+        if not (_are_one(versions) and bool((starts == first_ms).all())):
+            parts = _by_slot(versions, starts, group)
+        is_usual = set(map(type, group.rows)) == {group.columns.row}
+        for version, start_ms, rows, answers in parts or [
+            (versions[0], first_ms, group.rows, Answers(group.outputs, group.labels))
+        ]:
             reference_id = lookup.reference_id(plan.model, version, start_ms)
-            drift.rows(Slot(plan, version, reference_id, start_ms), group.columns, rows)
+            slot = Slot(plan, version, reference_id, start_ms)
+            drift.rows(slot, group.columns, rows, answers if is_usual else None)
 
 
-def _by_model(rows: Sequence[Any], refused: dict[int, DeadLetter]) -> dict[str, Sequence[int]]:
-    """Give the positions of every model's rows; note those that could not be decoded."""
-    kinds = set(map(type, rows))
-    if len(kinds) == 1 and not issubclass(kinds.pop(), DeadLetter):
-        return {rows[0].model: range(len(rows))}
+def _are_one(values: Sequence[str]) -> bool:
+    """Say whether there is one value alone; to compare it is quicker than to look for others."""
+    return values.count(values[0]) == len(values)
+
+
+def _by_model(decoded: Decoded) -> dict[str, list[int] | None]:
+    """Give the places of every model's rows among the good ones; None for all of them."""
+    good = decoded.good
+    if not good:
+        return {}
+    if len(decoded.kinds) == 1:
+        return {good[0].model: None}
     found: dict[str, list[int]] = {}
-    for i, row in enumerate(rows):
-        if isinstance(row, DeadLetter):
-            refused[i] = row
+    for k, row in enumerate(good):
+        known = found.get(row.model)
+        if known is None:
+            found[row.model] = [k]
         else:
-            known = found.get(row.model)
-            if known is None:
-                found[row.model] = [i]
-            else:
-                known.append(i)
+            known.append(k)
+    if len(found) == 1:
+        return dict.fromkeys(found)
     return dict(found)
 
 
 def _by_slot(
-    versions: Sequence[str], starts: _Ints, rows: Sequence[PredictionRow]
-) -> list[tuple[str, int, list[PredictionRow]]]:
+    versions: Sequence[str], starts: _Ints, group: Group
+) -> list[tuple[str, int, Sequence[PredictionRow], Answers]]:
     """Put rows together by version and start of pane."""
     codes, names = coded(versions)
     order = np.lexsort((starts, codes))
     changes = (np.diff(codes[order]) != 0) | (np.diff(starts[order]) != 0)
-    edges = [0, *(np.flatnonzero(changes) + 1).tolist(), len(rows)]
-    sorted_rows = [rows[k] for k in order.tolist()]
+    edges = [0, *(np.flatnonzero(changes) + 1).tolist(), len(group.rows)]
+    rows = [group.rows[k] for k in order.tolist()]
+    outputs = [group.outputs[k] for k in order.tolist()]
+    labels = group.labels.codes[order]
     return [
-        (names[codes[order[a]]], int(starts[order[a]]), sorted_rows[a:b])
+        (names[codes[order[a]]], int(starts[order[a]]), rows[a:b],
+         Answers(outputs[a:b], Coded(labels[a:b], group.labels.names)))
         for a, b in pairwise(edges)
-    ]
+    ]  # fmt: skip
 
 
 def _in_order(groups: Sequence[Group]) -> Iterator[Group]:
@@ -207,19 +237,22 @@ def _in_order(groups: Sequence[Group]) -> Iterator[Group]:
 
 
 def _refused_labels(
-    plan: Plan, rows: Sequence[PredictionRow], chosen: Sequence[int] | None
+    plan: Plan, labels: Coded, chosen: Sequence[int] | None
 ) -> dict[int, DeadLetter]:
     """Find the answers whose label is none of the declared classes."""
-    if plan.regression:
+    names = labels.names
+    if plan.regression or (
+        set(map(type, names)) <= {str, type(None)} and set(names) <= plan.known_labels
+    ):
         return {}
-    outputs = [row.output for row in (rows if chosen is None else [rows[k] for k in chosen])]
-    given = [None if output is None else output.label for output in outputs]
-    if set(map(type, given)) <= {str, type(None)} and set(given) <= plan.known_labels:
-        return {}
-    labels, refused = coded(given), {}
-    for code, label in enumerate(labels.names):
+    refused = {}
+    for code, label in enumerate(names):
         letter = None if label is None else output_refusal(plan, OutputRow(label))
         if letter is not None:
-            for k in np.flatnonzero(labels.codes == code).tolist():
-                refused[k if chosen is None else chosen[k]] = letter
+            wrong = labels.codes == code
+            if chosen is not None:
+                mine = np.zeros(wrong.size, dtype=np.bool_)
+                mine[chosen] = True
+                wrong &= mine
+            refused.update(dict.fromkeys(np.flatnonzero(wrong).tolist(), letter))
     return refused
