@@ -37,6 +37,8 @@ _Ints = NDArray[np.int64]
 _FIRST, _SINCE, _PREDICTIONS, _OUTCOMES, _LABELS = range(5)
 _WOKE: Final = {"predictions": 5, "outcomes": 6}
 _ROWS: Final = 7
+#: Models in a piece of state.
+_TOGETHER: Final = 256
 #: Of what is waited for: the watermark of the same place.
 _WAITED: Final = slice(_PREDICTIONS, _LABELS + 1)
 
@@ -78,6 +80,17 @@ class Mark:
         return [NONE if time is None else time for time in known]
 
 
+_Block = dict[str, Mark]
+
+
+def _encoded(block: _Block) -> dict[str, Any]:
+    return {model: mark.encode() for model, mark in block.items()}
+
+
+def _decoded(data: dict[str, Any]) -> _Block:
+    return {model: Mark.decode(mark) for model, mark in data.items()}
+
+
 class Due(NamedTuple):
     """A model that can go on, and the watermarks it had before."""
 
@@ -100,7 +113,8 @@ class Marks:
     Attributes
     ----------
     sources, shelf
-        State: the last progress of every source partition, and the marks by model.
+        State: the last progress of every source partition, and the marks of models, many in
+        a piece: all of them move at every step, and a record for each would cost more.
     """
 
     def __init__(self, look: Lookup, *, idle_after_ms: int) -> None:
@@ -109,7 +123,9 @@ class Marks:
         self.sources: Shelf[Source] = Shelf(
             "source", lambda source: source, partial(msgspec.convert, type=Source), quick_json
         )
-        self.shelf: Shelf[Mark] = Shelf("watermarks", Mark.encode, Mark.decode, quick_json)
+        self.shelf: Shelf[_Block] = Shelf("watermarks", _encoded, _decoded, quick_json)
+        self._marks: dict[str, Mark] = {}
+        self._blocks: dict[str, int] = {}
         self._has_progress = False
         self._expected = 0
         # All by model.  NONE is waited for where nobody has looked yet.
@@ -121,15 +137,20 @@ class Marks:
         """Go on from the restored state."""
         for partition in self.sources:
             self._frontier.take(self.sources[partition])
-        for (model,), mark in self.shelf.items():
-            self._enter(str(model), mark)
+        for (block,), marks in self.shelf.items():
+            for model, mark in marks.items():
+                self._enter(model, mark, int(block))
 
     def add(self, model: str, start_ms: int) -> None:
         """Note that a pane came for a model."""
         column = self._frontier.columns.get(model)
-        if column is None or (model,) not in self.shelf:
-            self.shelf[model,] = mark = Mark(start_ms)
-            self._enter(model, mark)
+        if column is None or model not in self._marks:
+            block, mark = len(self._marks) // _TOGETHER, Mark(start_ms)
+            if (block,) not in self.shelf:
+                self.shelf[block,] = {}
+            self.shelf[block,][model] = mark
+            self.shelf.touch((block,))
+            self._enter(model, mark, block)
         else:
             self._waits[_PREDICTIONS, column] = NONE
 
@@ -137,7 +158,8 @@ class Marks:
         """Give the model when others are due, whatever it waits for."""
         self._waits[_PREDICTIONS, self._frontier.columns[model]] = NONE
 
-    def _enter(self, model: str, mark: Mark) -> None:
+    def _enter(self, model: str, mark: Mark, block: int) -> None:
+        self._marks[model], self._blocks[model] = mark, block
         column = self._frontier.column(model)
         self._fit()
         self._times[:, column] = mark.times()
@@ -175,10 +197,10 @@ class Marks:
         self._has_progress = True
 
     def _note(self, woken: Awakening) -> None:
-        mark = self.shelf.get((woken.model,))
+        mark = self._marks.get(woken.model)
         if mark is not None:
             mark.woke_ms[woken.topic] = woken.woke_ms
-            self.shelf.touch((woken.model,))
+            self.shelf.touch((self._blocks[woken.model],))
             column = self._frontier.columns[woken.model]
             self._times[_WOKE[woken.topic], column] = woken.woke_ms
 
@@ -207,7 +229,7 @@ class Marks:
     def _due(self, names: list[str], before: _Ints, columns: list[int]) -> Iterator[Due]:
         for i in columns:
             known = [_time(before[row, i]) for row in (_PREDICTIONS, _LABELS)]
-            yield Due(names[i], self.shelf[names[i],], *known)
+            yield Due(names[i], self._marks[names[i]], *known)
 
     def _look_at_monitors(self) -> NDArray[np.bool_]:
         """Say which models have a monitor; one with another monitor is looked at anew."""
@@ -246,12 +268,12 @@ class Marks:
     def _remember(self, times: _Ints, moved: NDArray[np.intp], names: list[str]) -> None:
         columns = times[_SINCE : _LABELS + 1, moved].T.tolist()
         for i, column in zip(moved.tolist(), columns, strict=True):
-            key = (names[i],)
-            mark = self.shelf[key]
+            mark = self._marks[names[i]]
             mark.since_ms, mark.predictions_ms, mark.outcomes_ms, mark.labels_ms = map(
                 _time, column
             )
-            self.shelf.touch(key)
+        for block in dict.fromkeys(self._blocks[names[i]] for i in moved.tolist()):
+            self.shelf.touch((block,))
 
 
 def earliest(*times: int | None) -> int | None:
