@@ -90,7 +90,7 @@ class _Table:
 
     def __init__(self, ids: int) -> None:
         buckets = 1 << (ids * 3 // 2 // _PLACES).bit_length()
-        self._filled = np.zeros(buckets, dtype=np.int64)
+        self._filled = np.zeros(buckets, dtype=np.uint8)
         self._first = np.zeros(buckets * _PLACES, dtype=np.uint64)
         self._second = np.zeros(buckets * _PLACES, dtype=np.uint64)
         self.taken = 0
@@ -129,7 +129,8 @@ class _Table:
             is_left = filled == _PLACES
             tried: _Ints | slice = np.flatnonzero(~is_left) if is_left.any() else slice(None)
             bucket, mine, place = at[tried], first[tried], filled[tried]
-            places = bucket * _PLACES + place
+            places = bucket * _PLACES
+            places += place
             # Of several for one place the last one gets it, the others come round again.
             self._first[places], self._second[places] = mine, second[tried]
             self._filled[bucket] = place + 1
