@@ -18,7 +18,14 @@ from kedge_services.core.entries import NOTHING, Held
 from kedge_services.core.id_texts import IdTexts
 from kedge_services.core.plans import Plan
 
-__all__ = ["answer", "hold", "output_refusal", "refuse_misplaced", "score_of"]
+__all__ = [
+    "answer",
+    "find_misplaced",
+    "hold",
+    "output_refusal",
+    "refuse_misplaced",
+    "score_of",
+]
 
 _encode = Encoder().encode
 
