@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import sys
 import threading
@@ -26,6 +25,7 @@ from kedge_services.serving.scorer import (
     NoChampion,
     Question,
     Scorer,
+    Shadowed,
     UnknownModel,
     UnknownVersion,
     VersionFailed,
@@ -162,20 +162,27 @@ class _Api:
         model, version = key
         answers, shadowed = self._scorer.answer(model, [w.question for w in waiting], version)
         loop = waiting[0].answer.get_loop()
-        # A server that stops waits for its last requests only so long.
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(_settle, waiting, answers)
+        try:
+            loop.call_soon_threadsafe(self._settle, waiting, answers, shadowed)
+        except RuntimeError:
+            # A server that stops waits for its last requests only so long.
+            self._scorer.let_follow(shadowed)
+
+    def _settle(
+        self,
+        waiting: list[_Waiting],
+        answers: list[bytes | Exception],
+        shadowed: list[Shadowed],
+    ) -> None:
+        """Let the requests go on; whoever has its answer has its shadows noted."""
+        for each, answer in zip(waiting, answers, strict=True):
+            if each.answer.done():
+                continue
+            if isinstance(answer, Exception):
+                each.answer.set_exception(answer)
+            else:
+                each.answer.set_result(answer)
         self._scorer.let_follow(shadowed)
-
-
-def _settle(waiting: list[_Waiting], answers: list[bytes | Exception]) -> None:
-    for each, answer in zip(waiting, answers, strict=True):
-        if each.answer.done():
-            continue
-        if isinstance(answer, Exception):
-            each.answer.set_exception(answer)
-        else:
-            each.answer.set_result(answer)
 
 
 async def _refused(_: Request, error: Exception) -> JSONResponse:
