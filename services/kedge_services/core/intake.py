@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kedge.base import label_text
 from kedge.errors import DeadLetter
 from kedge.topics import request_id
-from kedge_services.core.decoding import OutcomeRow, OutputRow, PredictionRow
+from kedge_services.core.decoding import OutputRow, PredictionRow
 from kedge_services.core.entries import NOTHING, Held
 from kedge_services.core.id_texts import IdTexts
 from kedge_services.core.plans import Plan
@@ -23,51 +23,10 @@ __all__ = [
     "find_misplaced",
     "hold",
     "output_refusal",
-    "refuse_misplaced",
     "score_of",
 ]
 
 _encode = Encoder().encode
-
-
-def refuse_misplaced(
-    rows: Sequence[PredictionRow | OutcomeRow | DeadLetter],
-    *,
-    keys: Sequence[bytes | None],
-    timestamps_ms: Sequence[int],
-    partition: int,
-    partitions: int,
-    max_skew_ms: int,
-) -> list[tuple[int, DeadLetter]]:
-    """Find the records whose key, partition or time is wrong.
-
-    Parameters
-    ----------
-    rows
-        Decoded records; what is a dead letter already is left alone.
-    keys, timestamps_ms
-        Of the same records; the time is that of their append.
-    partition, partitions
-        Where they lie, and how many partitions there are.
-    max_skew_ms
-        How far event time may lie ahead of append time.
-
-    Returns
-    -------
-    list
-        Position and dead letter.
-    """
-    good = [i for i, row in enumerate(rows) if not isinstance(row, DeadLetter)]
-    found = find_misplaced(
-        [rows[i].prediction_id for i in good],  # type: ignore[union-attr]
-        np.array([rows[i].event_time_ms for i in good], dtype=np.int64),  # type: ignore[union-attr]
-        keys=[keys[i] for i in good],
-        timestamps_ms=np.array([timestamps_ms[i] for i in good], dtype=np.int64),
-        partition=partition,
-        partitions=partitions,
-        max_skew_ms=max_skew_ms,
-    )
-    return [(good[k], refused) for k, refused in found.items()]
 
 
 def find_misplaced(

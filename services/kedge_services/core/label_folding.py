@@ -306,6 +306,9 @@ class LabelFold:
             kind.model, kind.version, segment, kind.reference_id, start_ms,
             start_ms + kind.pane_ms,
         )  # fmt: skip
+        return self._at(slot)
+
+    def _at(self, slot: _Slot) -> _Performance:
         pane = self._performance.get(slot)
         if pane is None:
             pane = self._performance[slot] = _Performance()
@@ -316,18 +319,9 @@ class LabelFold:
         slot = (
             held.model, held.version, "", held.reference_id, start_ms, start_ms + held.pane_ms,
         )  # fmt: skip
-        pane = self._performance.get(slot)
-        if pane is None:
-            pane = self._performance[slot] = _Performance()
-        if not held.segments:
-            return (pane,)
-        found = [pane]
+        found = [self._at(slot)]
         for name, value in held.segments.items():
-            segment = (*slot[:2], f"{name}={label_text(value)}", *slot[3:])
-            pane = self._performance.get(segment)
-            if pane is None:
-                pane = self._performance[segment] = _Performance()
-            found.append(pane)
+            found.append(self._at((*slot[:2], f"{name}={label_text(value)}", *slot[3:])))
         return found
 
 

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from kedge.batch_layout import is_batch
 from kedge.errors import DeadLetter
-from kedge_services.core.decoding import OutcomeRow, PredictionRow
 from kedge_services.core.entries import MAX_LABELS
 from kedge_services.core.id_texts import IdTexts
-from kedge_services.core.intake import find_misplaced, refuse_misplaced
+from kedge_services.core.intake import find_misplaced
 from kedge_services.core.join import Join
 from kedge_services.core.known_ids import KnownIds
 from kedge_services.core.waiting import WaitingOutcome
@@ -108,19 +107,6 @@ class Intake:
             keys=batch.keys if is_whole else [batch.keys[i] for i in at],
             timestamps_ms=appended_ms if is_whole else appended_ms[list(at)],
             texts=texts,
-            partition=self.partition,
-            partitions=self.partitions,
-            max_skew_ms=self.max_skew_ms,
-        )
-
-    def misplaced(
-        self, batch: Batch, rows: Sequence[PredictionRow | OutcomeRow | DeadLetter]
-    ) -> list[tuple[int, DeadLetter]]:
-        """Find the records whose key, partition or time is wrong."""
-        return refuse_misplaced(
-            rows,
-            keys=batch.keys,
-            timestamps_ms=batch.timestamps_ms,
             partition=self.partition,
             partitions=self.partitions,
             max_skew_ms=self.max_skew_ms,
