@@ -210,16 +210,6 @@ class Plot:
             for at, title in times
         ]
 
-    def shade(self, bars: Iterable[Bar]) -> None:
-        """Draw stretches of time behind everything."""
-        _, top, _, bottom = self._box.inner
-        self._parts += [
-            f"<rect class='shade {bar.kind}' x='{self.x(bar.start_ms):.1f}' y='{top}' "
-            f"width='{max(1.0, self.x(bar.end_ms or bar.start_ms) - self.x(bar.start_ms)):.1f}' "
-            f"height='{bottom - top}'><title>{text(bar.title)}</title></rect>"
-            for bar in bars
-        ]
-
     def svg(self) -> str:
         """Give the plot."""
         box = self._box
