@@ -1,4 +1,4 @@
-"""The way of events to the broker: a bounded queue whose every event has a known fate."""
+"""The way of events to the broker: bounded queues whose every event has a known fate."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ __all__ = ["Batch", "LostEvent", "Outbox"]
 _log = logging.getLogger("kedge.client")
 _POLL_S = 0.05
 _FIXED: Mapping[str, Any] = {"partitioner": "murmur2_random", "enable.idempotence": True}
+#: Columns of floats hardly get smaller; zstd would take three times as long over them.
+_OF_BATCHES: Mapping[str, Any] = {"compression.type": "lz4"}
+#: What a user sets of these holds for events and batches alike.
+_COMPRESSION = ("compression.type", "compression.codec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,8 @@ class Batch(NamedTuple):
 class Outbox:
     """An idempotent producer that accounts for what it was given.
 
+    Batches have a producer of their own, as compression is set for a producer.  What a
+    thread sends of both arrives in the order it was sent in.
     The parameters are those of :class:`kedge.client.Client`.
     """
 
@@ -71,7 +77,7 @@ class Outbox:
     ) -> None:
         if wrong := sorted(_FIXED.keys() & properties.keys()):
             raise UsageError(f"{', '.join(wrong)}: fixed by Kedge, leave it out")
-        config = {
+        self._config: dict[str, Any] = {
             "bootstrap.servers": servers,
             "compression.type": "zstd",
             "linger.ms": 5,
@@ -80,9 +86,12 @@ class Outbox:
             **_FIXED,
         }
         try:
-            self._producer = Producer(config, logger=_log)
+            self._producer = Producer(self._config, logger=_log)
         except (KafkaException, ValueError, TypeError) as error:
             raise UsageError(f"Kafka properties are not valid: {_why(error)}") from error
+        #: The producer of batches, once there was one; see :meth:`_of_batches`.
+        self._second = self._producer if any(name in properties for name in _COMPRESSION) else None
+        self._thread = threading.local()
         self._servers = servers
         self._headers: dict[str, str | bytes | None] = {**headers}
         self._max_wait_s = max_wait_s
@@ -154,17 +163,20 @@ class Outbox:
             raise UsageError("the client is closed")
         deadline = time.monotonic() + (self._max_wait_s if block else 0.0)
         events = 1 if batch is None else batch.events
+        producer = self._producer if batch is None else self._of_batches()
+        self._keep_order(producer, deadline)
         self._count_accepted(events)
         try:
-            self._produce(topic, key, value, deadline, batch)
+            self._produce(producer, topic, key, value, deadline, batch)
         except BaseException:
             self._count_accepted(-events)
             raise
-        self._producer.poll(0)
+        for each in self._producers():
+            each.poll(0)
 
     def flush(self, timeout: float) -> None:
         """Wait until the fate of every event is known; see ``Client.flush``."""
-        self._producer.flush(timeout)
+        self._flush(timeout)
         self._report()
         if waiting := self.waiting:
             raise BrokerUnavailable(
@@ -177,14 +189,51 @@ class Outbox:
         if self._closed:
             return
         self._closed = True
-        self._producer.flush(timeout)
+        self._flush(timeout)
         if self.waiting:
-            self._producer.purge()
-            self._producer.flush(1.0)
+            for producer in self._producers():
+                producer.purge()
+            self._flush(1.0)
         self._report()
 
+    def _producers(self) -> tuple[Producer, ...]:
+        second = self._second
+        if second is None or second is self._producer:
+            return (self._producer,)
+        return self._producer, second
+
+    def _of_batches(self) -> Producer:
+        """Give the producer of batches."""
+        with self._lock:
+            if self._second is None:
+                self._second = Producer({**self._config, **_OF_BATCHES}, logger=_log)
+            return self._second
+
+    def _keep_order(self, producer: Producer, deadline: float) -> None:
+        """Wait until what this thread has given to the other producer is with the broker."""
+        before = getattr(self._thread, "producer", producer)
+        if before is not producer:
+            before.flush(max(0.0, deadline - time.monotonic()))
+            if len(before) and (waiting := self.waiting):
+                raise QueueFull(
+                    f"{waiting} events wait for Kafka at {self._servers}; "
+                    "batches and single events do not overtake each other"
+                )
+        self._thread.producer = producer
+
+    def _flush(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        for producer in self._producers():
+            producer.flush(max(0.0, deadline - time.monotonic()))
+
     def _produce(
-        self, name: str, key: str, value: bytes, deadline: float, batch: Batch | None
+        self,
+        producer: Producer,
+        name: str,
+        key: str,
+        value: bytes,
+        deadline: float,
+        batch: Batch | None,
     ) -> None:
         more: dict[str, Any] = {"on_delivery": self._delivery, "headers": self._headers}
         if batch is not None:
@@ -195,12 +244,12 @@ class Outbox:
             }
         while True:
             try:
-                self._producer.produce(name, value, key, **more)
+                producer.produce(name, value, key, **more)
             except BufferError:
                 if time.monotonic() >= deadline:
                     waiting = self.waiting - (1 if batch is None else batch.events)  # without these
                     raise QueueFull(f"{waiting} events wait for Kafka at {self._servers}") from None
-                self._producer.poll(_POLL_S)
+                producer.poll(_POLL_S)
             except KafkaException as error:
                 raise _refused(error.args[0]) from error
             else:

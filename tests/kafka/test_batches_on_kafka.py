@@ -86,6 +86,37 @@ def test_a_topic_that_does_not_exist_is_told_before_anything_is_sent(
 
 
 @pytest.mark.kafka
+@pytest.mark.parametrize(
+    "properties", [{"linger.ms": 50}, {"linger.ms": 50, "compression.type": "gzip"}]
+)
+def test_batches_and_events_of_a_thread_do_not_overtake_each_other(
+    kafka_settings: Settings, properties: dict[str, str | float | bool]
+) -> None:
+    servers = str(kafka_settings.kafka.bootstrap_servers)
+    with Client(servers, prefix=kafka_settings.prefix, properties=properties) as kedge:
+        for turn in range(4):
+            for name in ("one", "two"):
+                kedge.predict(
+                    prediction_id=f"r#{turn}-{name}", model="fraud", version="12", features={}
+                )
+            kedge.predict_batch(rows([f"r#{turn}-batch"]), model="fraud", version="12")
+        kedge.flush()
+        assert (kedge.delivered, kedge.waiting, kedge.lost) == (12, 0, 0)
+
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": uuid.uuid4().hex,
+                         "auto.offset.reset": "error"})  # fmt: skip
+    partition = request_partition("r", kafka_settings.request_partitions)
+    consumer.assign([TopicPartition(f"{kafka_settings.prefix}predictions", partition, 0)])
+    found: list[bool] = []
+    while len(found) < 12:
+        messages = consumer.consume(12 - len(found), 20.0)
+        assert messages, "nothing more came"
+        found += [is_batch(_headers(message) or ()) for message in messages]
+    consumer.close()
+    assert found == [False, False, True] * 4
+
+
+@pytest.mark.kafka
 def test_a_full_queue_says_how_many_rows_were_taken(kafka_settings: Settings) -> None:
     names = [f"r-{i}" for i in range(40)]
     kedge = Client(
