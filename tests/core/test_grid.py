@@ -118,7 +118,9 @@ def test_wide_rows_are_paired_on_their_ring_as_in_handfuls() -> None:
     assert shown(found) == shown(in_handfuls(binner, lists, 2_500))
 
 
-CUTS = st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=0, max_size=12)
+CUTS = st.lists(
+    st.floats(allow_nan=False, allow_infinity=False), min_size=0, max_size=12
+) | st.lists(st.integers(0, 600).map(float), max_size=40)
 
 
 @given(CUTS, st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))

@@ -123,6 +123,21 @@ def test_duplicates_do_not_depend_on_batches_or_restarts(
     assert found == oracle(sent)
 
 
+@settings(max_examples=30)
+@given(st.integers(1, 3_000), st.lists(st.tuples(st.integers(0, 2_999), st.integers(0, 2_999))))
+def test_every_repetition_in_a_large_batch_is_found(
+    rows: int, pairs: list[tuple[int, int]]
+) -> None:
+    names = [f"r-{i}" for i in range(rows)]
+    for one, other in pairs:
+        names[one % rows] = names[other % rows]
+    times = np.full(rows, 10_000)
+    arrived = Arrived(hashes(names), times, times - GRACE_MS, times, range(rows))
+    found = KnownIds().take("m", "1", grace_ms=GRACE_MS, arrived=arrived)
+    first = {name: i for i, name in reversed([*enumerate(names)])}
+    assert found.tolist() == [first[name] == i for i, name in enumerate(names)]
+
+
 def test_ids_are_dropped_whole_and_memory_is_that_of_a_few_graces() -> None:
     ids, most = KnownIds(), 0
     for k in range(200):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -286,6 +287,38 @@ def test_mutilated_batches_are_read_or_refused_and_nothing_else() -> None:
         except DeadLetter as refused:
             fates.add(refused.reason)
     assert {"read", "undecodable", "too-large"} <= fates
+
+
+@pytest.mark.parametrize("compression", [None, "lz4"])
+@pytest.mark.parametrize("kind", ["plain", "dictionary"])
+def test_a_reader_that_knows_the_schema_reads_what_another_reads(
+    kind: str, compression: str | None
+) -> None:
+    versions = pa.array(["1", "2", "1"])
+    versions = versions.dictionary_encode() if kind == "dictionary" else versions
+    value = stream(GOOD | {"version": versions}, {"kedge.model": "fraud"}, compression=compression)
+    knowing = ArrowReader()
+    knowing.open(value)
+
+    def opened(reader: ArrowReader, value: bytes) -> str | list[bytes]:
+        try:
+            layout, batch, _ = reader.open(value)
+        except DeadLetter as refused:
+            return refused.reason
+        rows = ArrowRows.of(layout, [batch])
+        return [rows.event(row) for row in range(rows.rows)]
+
+    chance, fates = random.Random(2), Counter[str]()
+    # Behind the schema all is read anew; in it, a change makes it another schema.
+    for first in (0, value.index(b"\xff\xff\xff\xff", 8)):
+        for _ in range(1_000):
+            broken = bytearray(value)
+            for _ in range(chance.choice([1, 1, 2, 5])):
+                broken[chance.randrange(first, len(broken))] = chance.choice([0, 1, 127, 128, 255])
+            found = opened(knowing, bytes(broken))
+            assert found == opened(ArrowReader(), bytes(broken))
+            fates[found if isinstance(found, str) else "read"] += 1
+    assert min(fates["read"], fates["undecodable"]) > 100
 
 
 def test_batches_of_several_records_are_read_together_whatever_is_between(

@@ -26,10 +26,11 @@ _Floats = NDArray[np.float64]
 _Ints = NDArray[np.int64]
 #: So many squares of clipped steps (2**40 each) add exactly as floats.
 BLOCK_ROWS: Final = 1 << 12
-#: Cells of a feature, from and to; more are tried while too many cuts share one.
-_CELLS: Final = (64, 4_096)
-#: Cuts in one cell: the two sides of a value that is frequent lie as close as can be.
-_CUTS_A_CELL: Final = 2
+#: Cells of a feature at first; twice as many are tried while too many cuts share one.
+_CELLS: Final = 64
+#: Cuts of a cell, and for these the most cells.  Every cut more is another pass over all
+#: values, but the two sides of a value that is frequent lie as close as can be.
+_CUTS_A_CELL: Final = ((1, 512), (2, 4_096))
 
 
 class _Cells(NamedTuple):
@@ -129,7 +130,8 @@ class Grid:
         cells += self._first
         found: _Ints = self._below.take(cells)
         for cuts in self._cuts:
-            found += block > cuts.take(cells, out=scaled)
+            # A mode that raises would be written elsewhere first, and copied.
+            found += block > cuts.take(cells, out=scaled, mode="clip")
         for i, cuts in self._searched.items():
             found[i] = cuts.searchsorted(block[i]) + self._offset[i]
         return found
@@ -274,29 +276,31 @@ def _cells(cuts: _Floats) -> _Cells | None:
         return _ONE_CELL
     if cuts[0] == cuts[-1]:
         return _Cells(0.0, 0.0, np.zeros(1, dtype=np.int64), cuts[:, None])
-    number, most = _CELLS
     low = float(cuts[0])
     with np.errstate(over="ignore"):
         width = float(cuts[-1]) - low
-    while number <= most:
-        with np.errstate(over="ignore"):
-            per_unit = float(np.float64(number) / width)
-        if not 0.0 < per_unit < np.inf:
-            return None
-        bare = _Cells(low, per_unit, np.zeros(number, dtype=np.int64), cuts[:0, None])
-        cells = bare.of(cuts)
-        shared = np.bincount(cells, minlength=number)
-        levels = int(shared.max())
-        if levels <= _CUTS_A_CELL:
-            below = np.cumsum(shared) - shared
-            table = np.full((levels, number), np.inf)
-            for cut, cell, rank in zip(
-                cuts, cells, np.arange(cuts.size) - below[cells], strict=True
-            ):
-                table[rank, cell] = cut
-            return _Cells(low, per_unit, below.astype(np.int64), table)
-        number *= 2
+    for levels, most in _CUTS_A_CELL:
+        number = _CELLS
+        while number <= most:
+            with np.errstate(over="ignore"):
+                per_unit = float(np.float64(number) / width)
+            if not 0.0 < per_unit < np.inf:
+                return None
+            bare = _Cells(low, per_unit, np.zeros(number, dtype=np.int64), cuts[:0, None])
+            cells = bare.of(cuts)
+            shared = np.bincount(cells, minlength=number)
+            if shared.max() <= levels:
+                return _filled(bare, cuts, cells, shared)
+            number *= 2
     return None
+
+
+def _filled(bare: _Cells, cuts: _Floats, cells: _Ints, shared: _Ints) -> _Cells:
+    """Put every cut into its cell, of which ``shared`` says how many have it."""
+    below = np.cumsum(shared) - shared
+    table = np.full((int(shared.max()), shared.size), np.inf)
+    table[np.arange(cuts.size) - below[cells], cells] = cuts
+    return bare._replace(below=below.astype(np.int64), cuts=table)
 
 
 def _level(cells: _Cells, level: int) -> _Floats:

@@ -19,6 +19,8 @@ __all__ = ["IdSet", "keys_of"]
 _MANY: Final = 1 << 10
 #: Places of a bucket: halves of hashes that come from memory at once.
 _PLACES: Final = 8
+#: So many ids at a time stay in the processor's cache.
+_AT_ONCE: Final = 1 << 13
 
 _Flags = NDArray[np.bool_]
 _Ints = NDArray[np.int64]
@@ -123,6 +125,10 @@ class _Table:
     def add(self, hashes: Hashes) -> None:
         """Take ids that are not here, each once; there must be room."""
         self.taken += len(hashes)
+        for at in range(0, len(hashes), _AT_ONCE):
+            self._add(hashes[at : at + _AT_ONCE])
+
+    def _add(self, hashes: Hashes) -> None:
         first, second, at = hashes[:, 0], hashes[:, 1], self._buckets(hashes)
         while at.size:
             filled = self._filled.take(at)

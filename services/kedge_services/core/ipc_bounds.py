@@ -31,6 +31,9 @@ _LONG = struct.Struct("<q")
 _HEADER_TYPE, _HEADER, _BODY_LENGTH = 1, 2, 3
 _DATA = 1
 _ROWS, _BUFFERS, _COMPRESSION = 0, 2, 3
+_ENDIANNESS = 0
+#: The messages of a stream of a schema and one record batch.
+_TWO = 2
 
 
 class StreamSize(NamedTuple):
@@ -46,12 +49,16 @@ class StreamSize(NamedTuple):
         Of the longest record batch or dictionary.
     unpacked
         Bytes of all buffers after unpacking.
+    alone
+        Where the message of the only record batch begins, if nothing else is needed to read
+        it but the schema: there is no dictionary, and numbers are little-endian.  Else 0.
     """
 
     schema: bytes
     batches: int
     rows: int
     unpacked: int
+    alone: int
 
 
 def stream_size(value: bytes) -> StreamSize:
@@ -70,7 +77,9 @@ def stream_size(value: bytes) -> StreamSize:
 
 def _stream_size(value: bytes) -> StreamSize:
     schema, batches, rows, unpacked, at = b"", 0, 0, 0, 0
+    alone, messages, is_little = 0, 0, False
     while at < len(value):
+        begin = at
         mark, length = _PREFIX.unpack_from(value, at)
         if mark != _CONTINUATION:
             raise ValueError("it does not begin like an Arrow IPC stream")
@@ -88,15 +97,18 @@ def _stream_size(value: bytes) -> StreamSize:
             raise ValueError("it is cut off")
         if kind == _SCHEMA:
             schema = value[at:body]
+            place = _field(value, header, _ENDIANNESS)
+            is_little = not place or value[place] == 0
         elif kind in (_DICTIONARY, _BATCH):
             batches += kind == _BATCH
+            alone = begin if kind == _BATCH and is_little else 0
             batch = header if kind == _BATCH else _table(value, header, _DATA)
             rows = max(rows, _long(value, batch, _ROWS))
             unpacked += _unpacked(value, batch, body, size)
-        at = body + size
+        at, messages = body + size, messages + 1
     if not schema:
         raise ValueError("it has no schema")
-    return StreamSize(schema, batches, rows, unpacked)
+    return StreamSize(schema, batches, rows, unpacked, alone if messages == _TWO else 0)
 
 
 def _unpacked(value: bytes, batch: int, body: int, size: int) -> int:

@@ -32,6 +32,8 @@ _SHORTEST_MS: Final = 1_000
 _LEAST_HELD_MS: Final = 3_600_000
 #: Append times of a partition may go back by a little, when its leader changes.
 _UNSURE_MS: Final = 60_000
+#: Places of which each of the ids of a batch looks for one of its own.
+_SLOTS_AN_ID: Final = 4
 
 
 def _generation_ms(grace_ms: int) -> int:
@@ -266,12 +268,20 @@ def _is_recent(
 
 def _repeated(ids: Hashes) -> NDArray[np.bool_]:
     """Say which ids may come more than once: half of their hash does."""
-    first = ids[:, 0]
-    ordered = np.sort(first)
+    first = np.ascontiguousarray(ids[:, 0])
+    # Nearly all ids have a slot of their own, and need not be sorted.
+    slots = 1 << (_SLOTS_AN_ID * first.size).bit_length()
+    rows = np.arange(first.size, dtype=np.int32)
+    at, owners = (first & np.uint64(slots - 1)).astype(np.int64), np.empty(slots, np.int32)
+    owners[at] = rows
+    owner = owners.take(at)
+    beside = np.flatnonzero(owner != rows)
+    ordered = np.sort(first[beside])
     again = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not again.size:
+    if not again.size and not (first[beside] == first[owner[beside]]).any():
         return np.zeros(first.size, dtype=np.bool_)
-    return np.isin(first, again)
+    ordered = np.sort(first)
+    return np.isin(first, ordered[1:][ordered[1:] == ordered[:-1]])
 
 
 def _drop(known: dict[_Key, _Generation], keys: Sequence[_Key]) -> None:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from kedge.batch_layout import MAX_BATCH_BYTES, MAX_BATCH_ROWS
 from kedge.batch_schema import NESTED, Layout, is_text
 from kedge.errors import DeadLetter
-from kedge_services.core.ipc_bounds import stream_size
+from kedge_services.core.ipc_bounds import StreamSize, stream_size
 
 __all__ = ["ArrowReader", "flat_columns"]
 
@@ -27,7 +27,7 @@ _MAX_LAYOUTS = 1_000
 class ArrowReader:
     """Opens batches; layouts that came before are known."""
 
-    _layouts: dict[bytes, Layout | DeadLetter] = field(default_factory=dict)
+    _layouts: dict[bytes, tuple[pa.Schema, Layout | DeadLetter]] = field(default_factory=dict)
 
     def open(self, value: bytes | None) -> tuple[Layout, pa.RecordBatch, int]:
         """Read the value of a record; strings are valid UTF-8 and all offsets within bounds.
@@ -58,7 +58,7 @@ class ArrowReader:
         if size.unpacked > MAX_BATCH_BYTES:
             raise _too_large(size.unpacked)
         try:
-            batch = pa.ipc.open_stream(value).read_next_batch()
+            batch = self._read(value, size)
             batch.validate(full=True)
             # Names are decoded only here.
             layout = self._layout(size.schema, batch.schema)
@@ -71,19 +71,28 @@ class ArrowReader:
             raise _too_large(spread)
         return layout, batch, size.unpacked
 
+    def _read(self, value: bytes, size: StreamSize) -> pa.RecordBatch:
+        """Read the record batch; where its schema is known, that is not read again."""
+        if size.alone and (known := self._layouts.get(size.schema)) is not None:
+            message = pa.ipc.read_message(pa.py_buffer(value).slice(size.alone))
+            return pa.ipc.read_record_batch(message, known[0])
+        return pa.ipc.open_stream(value).read_next_batch()
+
     def _layout(self, message: bytes, schema: pa.Schema) -> Layout:
         known = self._layouts.get(message)
         if known is None:
+            layout: Layout | DeadLetter
             try:
-                known = Layout.of(schema)
+                layout = Layout.of(schema)
             except DeadLetter as refused:
-                known = refused
+                layout = refused
             if len(self._layouts) >= _MAX_LAYOUTS:
                 self._layouts.clear()
-            self._layouts[message] = known
-        if isinstance(known, DeadLetter):
-            raise DeadLetter(known.reason, known.detail)
-        return known
+            known = self._layouts[message] = (schema, layout)
+        layout = known[1]
+        if isinstance(layout, DeadLetter):
+            raise DeadLetter(layout.reason, layout.detail)
+        return layout
 
 
 def flat_columns(batches: Sequence[pa.RecordBatch]) -> dict[str, pa.Array]:
