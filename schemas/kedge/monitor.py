@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 _LONGEST_MS = 1_000 * 365 * 86_400_000
+_SHORTEST_CELL_MS = 250
 _UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*")
 
@@ -334,8 +335,12 @@ class Monitor(Declaration, Event):
 
     @property
     def cell_ms(self) -> int:
-        """Length of the cells by label time that feed the sequential detectors."""
-        return max(1, self.pane_ms // 16)
+        """Length of the cells by label time that feed the sequential detectors.
+
+        A sixteenth of a pane; of short panes a quarter of a second, as commits are not
+        closer than that and every cell is a record of its own.
+        """
+        return max(self.pane_ms // 16, min(self.pane_ms, _SHORTEST_CELL_MS))
 
     @property
     def grace_ms(self) -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.panes.conftest import Driver
 
 PANE, HORIZON, WAIT, GRACE = 1_000, 10_000, 2_000, 300
-CELL = PANE // 16
+CELL = 250  # a sixteenth of the pane would be less than the shortest
 MONITOR: dict[str, Any] = {
     "model": "fraud",
     "task": "binary",

@@ -105,11 +105,12 @@ class Book:
     _entries: dict[str, Entry] = field(default_factory=dict)
     #: What the store gave for the batch.
     _loaded: dict[str, Placed] = field(default_factory=dict)
-    #: Changed since the last sealing: looked at one by one, and packed.
+    #: Changed since the last sealing, by being looked at one by one.
     _changed: dict[str, Entry] = field(default_factory=dict)
+    #: Packed, and not in the store as they are now.
     _packed: dict[str, Placed] = field(default_factory=dict)
-    #: Sealed, and not in the store yet.
-    _sealed: dict[str, Placed] = field(default_factory=dict)
+    #: Those of them that were placed since the last sealing; some more than once.
+    _touched: list[str] = field(default_factory=list)
     #: Where the store may have an entry that has changed since.
     _found_in: dict[str, str] = field(default_factory=dict)
     #: Other segments in which the store may have an entry that waits to be written.
@@ -144,8 +145,11 @@ class Book:
         self.kinds = Kinds()
 
     def close(self) -> None:
-        """Write what is durable, and release the store."""
-        if self._undecided is None and self._commits:
+        """Write what is durable, and release the store.
+
+        Nothing is written where some entries may have got what is not durable.
+        """
+        if self._undecided is None and not self._touched and self._commits:
             self._write(len(self._commits))
         self.store.close()
 
@@ -156,7 +160,7 @@ class Book:
         self._entries = dict(self._changed)
         self._loaded = {}
         names = list(dict.fromkeys(prediction_ids))
-        for kept in (self._changed, self._packed, self._sealed):
+        for kept in (self._changed, self._packed):
             if kept:
                 names = [name for name in names if name not in kept]
         found = self.store.get([name.encode() for name in names]) if names else []
@@ -179,7 +183,6 @@ class Book:
         placed = self._placed(prediction_id)
         if placed is not None:
             self._found_in[prediction_id] = placed[0]
-            self._packed.pop(prediction_id, None)
 
     # ---------------------------------------------------------- many at once
 
@@ -223,6 +226,7 @@ class Book:
             kinds=numbers, times_ms=times_ms, offsets=offsets, hashes=hashes,
         )  # fmt: skip
         self._packed.update(zip(prediction_ids, zip(segments, values, strict=True), strict=True))
+        self._touched += prediction_ids
 
     def fetch(self, prediction_ids: Sequence[str]) -> list[Placed | None]:
         """Load the entries of a batch at once, like :meth:`load`, and give them as they lie.
@@ -231,9 +235,7 @@ class Book:
         they were last placed: they are to be looked at one by one.
         """
         self._entries = dict(self._changed)
-        found: list[Placed | None] = list(map(self._sealed.get, prediction_ids))
-        if self._packed:
-            found = list(map(self._packed.get, prediction_ids, found))
+        found: list[Placed | None] = list(map(self._packed.get, prediction_ids))
         missing = [i for i, placed in enumerate(found) if placed is None] if None in found else []
         if self._changed:
             missing = [i for i in missing if prediction_ids[i] not in self._changed]
@@ -253,13 +255,14 @@ class Book:
         """Take entries of the batch again, which each have got a label; by offset of these."""
         self._segments.note_labels([segment for segment, _ in values], offsets)
         self._packed.update(zip(prediction_ids, values, strict=True))
+        self._touched += prediction_ids
 
     # ------------------------------------------------------------- commits
 
     @property
     def pending(self) -> int:
         """Number of entries that are not in the store yet."""
-        return len(self._changed) + len(self._packed) + len(self._sealed)
+        return len(self._changed) + len(self._packed)
 
     def seal(
         self, *, label_wait_ms: int, clock_ms: int, expired: Callable[[Segments], list[str]]
@@ -285,18 +288,18 @@ class Book:
                 self._moved.setdefault(name, []).append(before)
             self._packed[name] = (segment, encode_entry(entry))
         self._segments.grown(clock_ms)
-        self._sealed.update(self._packed)
-        self._undecided = list(self._packed)
+        self._touched += self._changed
+        self._undecided, self._touched = self._touched, []
         gone = set(expired(self._segments))
         if gone:
             # What is needed no more goes with its segment, without being written first.
             self._segments.drop(gone)
             self._drops += sorted(gone)
-            self._sealed = {
-                n: placed for n, placed in self._sealed.items() if placed[0] not in gone
+            self._packed = {
+                n: placed for n, placed in self._packed.items() if placed[0] not in gone
             }
             self.kinds.keep(set().union(*(i.kinds for i in self._segments.infos.values())))
-        self._entries, self._changed, self._packed, self._loaded = {}, {}, {}, {}
+        self._entries, self._changed, self._loaded = {}, {}, {}
         self._found_in = {}
 
     def lows(self, next_offsets: Mapping[str, int]) -> dict[str, int]:
@@ -311,7 +314,7 @@ class Book:
         """
         self._commits.append((dict(offsets), self._undecided or []))
         self._undecided = None
-        held, read, due = len(self._sealed), sum(offsets.values()), 0
+        held, read, due = len(self._packed), sum(offsets.values()), 0
         for reached, names in self._commits:
             age = read - sum(reached.values())
             if held <= self.lingering and age < _READ_AGAIN * self.lingering:
@@ -327,7 +330,7 @@ class Book:
         for _ in range(commits):
             self._written, part = self._commits.popleft()
             names += part
-        found = map(self._sealed.pop, names, repeat(None))
+        found = map(self._packed.pop, names, repeat(None))
         # One at a time: what is written is not looked at a second time.
         puts = ((p[0], n.encode(), p[1]) for n, p in zip(names, found, strict=True) if p)
         deletes: list[tuple[str, bytes]] = []
@@ -340,11 +343,7 @@ class Book:
         self._drops = []
 
     def _placed(self, prediction_id: str) -> Placed | None:
-        return (
-            self._packed.get(prediction_id)
-            or self._sealed.get(prediction_id)
-            or self._loaded.get(prediction_id)
-        )
+        return self._packed.get(prediction_id) or self._loaded.get(prediction_id)
 
 
 def _meta_of(data: bytes) -> StoreMeta | None:

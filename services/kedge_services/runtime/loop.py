@@ -38,8 +38,9 @@ from kedge_services.runtime.settings import Settings
 
 __all__ = ["Loop"]
 
-#: How long a poll gathers records; low where an answer is waited for.
+#: How long a poll gathers records, at least and at most; low where an answer is waited for.
 POLL_S = 0.1
+LONGEST_POLL_S = 0.5
 QUICK_POLL_S = 0.01
 
 _log = structlog.get_logger(__name__)
@@ -118,10 +119,9 @@ class Loop:
         KedgeError
             Going on is impossible; the open transaction has been aborted.
         """
-        timeout_s = QUICK_POLL_S if "requests" in self._service.inputs else POLL_S
         try:
             while not stop.is_set():
-                self.step(timeout_s)
+                self.step(self._gather_s())
             self.commit()
         except BaseException:
             if self._producer is not None:
@@ -146,7 +146,8 @@ class Loop:
         self._tables.poll(0.0)
         is_restoring = self._restorer.is_busy
         batches = self._consumer.poll(
-            self._settings.loop.poll_records, 0.0 if is_restoring else timeout_s
+            self._settings.loop.poll_records,
+            0.0 if is_restoring or self._is_pressed() else timeout_s,
         )
         count = sum(self._process(batch) for batch in batches)
         if self._restorer.is_busy:
@@ -334,9 +335,27 @@ class Loop:
 
     # ---------------------------------------------------------------- committing
 
+    def _gather_s(self) -> float:
+        """Give how long the next poll may wait for records.
+
+        What is read before a commit leaves with it, be it read early or late; read at
+        once it is fewer and larger batches, and each of them costs its share once.
+        """
+        if "requests" in self._service.inputs:
+            return QUICK_POLL_S
+        since_ms = self._clock() - self._committed_ms
+        interval_ms = self._service.commit_interval_ms or self._settings.loop.commit_interval_ms
+        return min(max((interval_ms - since_ms) / 1_000, POLL_S), LONGEST_POLL_S)
+
+    def _is_pressed(self) -> bool:
+        """Say whether a task goes on with its work only when this part of it is committed."""
+        return self._service.sends_in_parts and any(
+            slot.state == "running" and slot.task.paused() for slot in self._slots.values()
+        )
+
     def _is_commit_due(self) -> bool:
         loop, count = self._settings.loop, self._counts.total()
-        if count >= loop.commit_records:
+        if count >= loop.commit_records or self._is_pressed():
             return True
         interval_ms = (
             self._service.commit_interval_ms or loop.commit_interval_ms
