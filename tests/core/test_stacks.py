@@ -19,7 +19,7 @@ from kedge_services.core.folding import Series
 from kedge_services.core.integers import pack_integers, unpack_integers
 from kedge_services.core.measuring import measures_of, measures_text, trusted_measure
 from kedge_services.core.packed import Counts
-from kedge_services.core.pane_counts import PaneCounts
+from kedge_services.core.pane_counts import Folded, PaneCounts
 from kedge_services.core.publishing import Content, Publisher, WindowKey
 from kedge_services.core.references import build_reference
 from kedge_services.core.sketches import FeatureCounts
@@ -136,6 +136,26 @@ def test_adding_side_by_side_is_adding_one_by_one(panes: list[tuple[int, int, fl
     again = PaneCounts.decode(json.loads(json.dumps(packed.encode())))
     assert again.encode() == packed.encode()
     assert again.scored == sum(int(s.n.sum()) for s in named.scores.values())
+
+
+@given(panes=PANES, is_at_rest=st.booleans())
+def test_a_pane_is_the_same_after_it_was_folded(
+    *, panes: list[tuple[int, int, float]], is_at_rest: bool
+) -> None:
+    packed = PaneCounts()
+    for seed, n, shift in panes:
+        assert Folded.of(packed).unfolded().encode() == packed.encode()
+        packed.add(PaneCounts.of(delta(seed, n, shift=shift)))
+    if is_at_rest:
+        packed.rest()
+    again = Folded.of(packed).unfolded()
+    assert again.encode() == packed.encode()
+    assert list(again.latency.bins.items()) == list(packed.latency.bins.items())
+    # It is still added to.
+    more = PaneCounts.of(delta(1, 120))
+    for counts in (again, packed):
+        counts.add(more)
+    assert again.encode() == packed.encode()
 
 
 def test_squares_may_need_more_than_64_bits() -> None:

@@ -7,22 +7,36 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kedge_services.core.folding import Series
-from kedge_services.core.pane_counts import PaneCounts
+from kedge_services.core.pane_counts import Folded, PaneCounts
 
 __all__ = ["DriftModel", "DriftPane"]
 
 
-@dataclass(slots=True)
 class DriftPane:
     """The rows of one series in a pane; of a learning version only their number."""
 
-    end_ms: int
-    is_learning: bool
-    delta: PaneCounts
+    __slots__ = ("_delta", "end_ms", "is_learning")
+
+    def __init__(self, end_ms: int, is_learning: bool, delta: PaneCounts) -> None:  # noqa: FBT001
+        self.end_ms, self.is_learning = end_ms, is_learning
+        self._delta: PaneCounts | Folded = delta
+
+    @property
+    def delta(self) -> PaneCounts:
+        """Its counts."""
+        if isinstance(self._delta, Folded):
+            self._delta = self._delta.unfolded()
+        return self._delta
+
+    def fold(self) -> None:
+        """Take as little memory as can be, until the counts are asked for again."""
+        if not isinstance(self._delta, Folded):
+            self._delta = Folded.of(self._delta)
 
     def encode(self) -> list[Any]:
         """Give JSON data."""
-        return [self.end_ms, self.is_learning, self.delta.encode()]
+        delta = self._delta.unfolded() if isinstance(self._delta, Folded) else self._delta
+        return [self.end_ms, self.is_learning, delta.encode()]
 
     @classmethod
     def decode(cls, data: list[Any]) -> DriftPane:

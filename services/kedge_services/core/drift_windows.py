@@ -8,6 +8,7 @@ believed idle) revise the counts of a window, never its verdict.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from sys import intern
 
 from kedge import Monitor, Reference
 from kedge_services.core.budget import Budget
@@ -75,7 +76,7 @@ class DriftWindows:
             key = PaneKey(*plain)  # type: ignore[arg-type]
             self._note(key, pane.end_ms)
             if key not in self._open.get(key.model, ()):
-                pane.delta.rest()
+                pane.fold()
 
     def _note(self, key: PaneKey, end_ms: int) -> None:
         """Find the pane of a model again when it is to be closed or forgotten."""
@@ -88,7 +89,9 @@ class DriftWindows:
 
     def add(self, pane: PaneHead, delta: PaneCounts | LearningDelta, now_ms: int) -> None:
         """Take a delta; one for a closed pane revises the windows it is in."""
-        key = PaneKey(pane.model, pane.version, pane.segment, pane.reference_id, pane.start_ms)
+        # Kept with every pane and window, so once for all of them.
+        names = (pane.model, pane.version, pane.segment, pane.reference_id)
+        key = PaneKey(*Series._make(map(intern, names)), pane.start_ms)
         model = self.models.get((pane.model,))
         if model is None:
             self.models[pane.model,] = model = DriftModel()
@@ -373,21 +376,25 @@ class DriftWindows:
             self._decide({key.scale: content}, tried, reference, monitor)
         self._publisher.send(key, sent.end_ms, content, decided=True, final=True, now_ms=now_ms)
 
-    def _forgotten_ms(self, name: str, state: DriftModel) -> int:
+    def _forgotten_ms(self, name: str, state: DriftModel, kept: int = KEPT_PANES) -> int:
+        """Give the end of the last pane that is not kept, or beyond so many."""
         closed_ms = state.closed_ms or 0
         monitor = self._look.monitor(name, closed_ms)
-        kept = 0 if monitor is None else max(monitor.windows.scales) + KEPT_PANES
-        return 0 if monitor is None else closed_ms - kept * monitor.pane_ms
+        if monitor is None:
+            return 0
+        return closed_ms - (max(monitor.windows.scales) + kept) * monitor.pane_ms
 
     def _prune(self, model: str, state: DriftModel) -> None:
         before_ms = self._forgotten_ms(model, state)
         ends = self._ends.get(model, {})
+        # No window to come will have it.
+        for key in ends.get(self._forgotten_ms(model, state, 0), ()):
+            self.panes[key].fold()
         gone: set[Series] = set()
         for end_ms in [end_ms for end_ms in ends if end_ms <= before_ms]:
             for key in ends.pop(end_ms):
                 gone.add(key.series)
                 del self.panes[key]
-        if gone:
-            for series in gone - {key.series for keys in ends.values() for key in keys}:
-                del self.starts[series]
+        for series in gone - {key.series for keys in ends.values() if gone for key in keys}:
+            del self.starts[series]
         self._publisher.prune("drift", model, before_ms)

@@ -95,7 +95,6 @@ class Due(NamedTuple):
     """A model that can go on, and the watermarks it had before."""
 
     model: str
-    mark: Mark
     predictions_ms: int | None
     labels_ms: int | None
 
@@ -153,6 +152,10 @@ class Marks:
             self._enter(model, mark, block)
         else:
             self._waits[_PREDICTIONS, column] = NONE
+
+    def mark(self, model: str) -> Mark:
+        """Give the watermarks of a model."""
+        return self._marks[model]
 
     def look_at(self, model: str) -> None:
         """Give the model when others are due, whatever it waits for."""
@@ -229,7 +232,7 @@ class Marks:
     def _due(self, names: list[str], before: _Ints, columns: list[int]) -> Iterator[Due]:
         for i in columns:
             known = [_time(before[row, i]) for row in (_PREDICTIONS, _LABELS)]
-            yield Due(names[i], self._marks[names[i]], *known)
+            yield Due(names[i], *known)
 
     def _look_at_monitors(self) -> NDArray[np.bool_]:
         """Say which models have a monitor; one with another monitor is looked at anew."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from sys import intern
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kedge_services.core.deltas import DriftDelta
 from kedge_services.core.integers import narrow, pack_integers, unpack_narrow
-from kedge_services.core.packed import PREDICTION, SCORE, Counts
-from kedge_services.core.sketches import LatencyCounts, ScoreCounts
+from kedge_services.core.packed import PREDICTION, SCORE, Counts, Layout
+from kedge_services.core.sketches import SCORE_BINS, LatencyCounts, ScoreCounts
 
-__all__ = ["PaneCounts", "PaneHead"]
+__all__ = ["Folded", "PaneCounts", "PaneHead"]
 
 
 class PaneHead(Protocol):
@@ -144,4 +146,76 @@ class PaneCounts:
             {answer: ScoreCounts.narrow(counts) for answer, counts in data["scores"].items()},
             LatencyCounts.decode(data["latency"]),
             None if projection is None else unpack_narrow(projection),
+        )
+
+
+class Folded(NamedTuple):
+    """A pane that is hardly ever looked at again: all of its arrays in one piece, compressed.
+
+    ``kinds`` are the types of the arrays, as numpy has a letter for each.
+    """
+
+    rows: int
+    outside: int
+    layout: Layout | None
+    answers: tuple[str, ...]
+    latencies: int
+    kinds: str
+    data: bytes
+
+    @classmethod
+    def of(cls, pane: PaneCounts) -> Self:
+        """Fold a pane."""
+        latency = pane.latency.bins
+        arrays: list[NDArray[Any]] = [np.array([*latency, *latency.values()], dtype=np.int64)]
+        features = pane.features
+        if features is not None:
+            arrays += [features.counts, features.sums, features.extremes]
+        for scores in pane.scores.values():
+            arrays += [scores.n, scores.total]
+        if pane.projection is not None:
+            arrays.append(pane.projection)
+        return cls(
+            pane.rows,
+            pane.outside,
+            None if features is None else features.layout,
+            tuple(map(intern, pane.scores)),
+            len(latency),
+            intern("".join([array.dtype.char for array in arrays])),
+            # Level 1: what higher ones save is little, and takes three times as long.
+            zlib.compress(b"".join([array.tobytes() for array in arrays]), 1),
+        )
+
+    def unfolded(self) -> PaneCounts:
+        """Give the pane again."""
+        data, kinds, at = zlib.decompress(self.data), iter(self.kinds), 0
+
+        def following(size: int) -> NDArray[Any]:
+            nonlocal at
+            kind = next(kinds)
+            found = np.frombuffer(data, kind, size, at) if size else np.empty(0, kind)
+            at += found.nbytes
+            return found
+
+        bins = following(2 * self.latencies).reshape(2, -1).tolist()
+        features = None
+        if self.layout is not None:
+            number = len(self.layout.names)
+            features = Counts(
+                self.layout,
+                following(self.layout.width),
+                following(3 * number).reshape(3, -1),
+                following(2 * number).reshape(2, -1),
+            )
+        scores = {
+            answer: ScoreCounts(following(SCORE_BINS), following(SCORE_BINS))
+            for answer in self.answers
+        }
+        return PaneCounts(
+            self.rows,
+            features,
+            self.outside,
+            scores,
+            LatencyCounts(dict(zip(*bins, strict=True))),
+            following(-1) if at < len(data) else None,
         )

@@ -89,11 +89,11 @@ class Content:
     texts: list[bytes] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Sent:
-    """What is remembered of a window that was sent.
+class Sent(NamedTuple):
+    """What is remembered of a window that was sent; there are many, and most are alike.
 
-    ``is_stale``: counts have come since.
+    ``is_stale``: counts have come since.  ``sent_ms`` is processing time, which is no
+    state: after a restart a revision may come early.
     """
 
     end_ms: int
@@ -102,28 +102,21 @@ class Sent:
     is_decided: bool = False
     is_final: bool = False
     is_stale: bool = False
-    detections: list[Detection] = field(default_factory=list)
-    near: list[AlertKind] = field(default_factory=list)
+    detections: Sequence[Detection] = ()
+    near: Sequence[AlertKind] = ()
+    sent_ms: int | None = None
 
     def encode(self) -> list[Any]:
         """Give JSON data."""
-        return [
-            self.end_ms,
-            self.revision,
-            self.status,
-            self.is_decided,
-            self.is_final,
-            self.is_stale,
-            [d.model_dump(mode="json", exclude_none=True) for d in self.detections],
-            self.near,
-        ]
+        detections = [d.model_dump(mode="json", exclude_none=True) for d in self.detections]
+        return [*self[:6], detections, self.near]
 
     @classmethod
     def decode(cls, data: Sequence[Any]) -> Sent:
         """Read what :meth:`encode` gave."""
-        end_ms, revision, status, is_decided, is_final, is_stale, detections, near = data
+        *plain, detections, near = data
         found = [Detection.model_validate(d) for d in detections]
-        return cls(end_ms, revision, status, is_decided, is_final, is_stale, found, near)
+        return cls._make([*plain, found or (), near or (), None])
 
 
 def _written(data: list[Any]) -> bytes:
@@ -147,12 +140,13 @@ class Publisher:
         #: of when they are sent.
         self.labelled: Shelf[int] = Shelf("labelled", int, int)
         self.outbox: list[SentWindow] = []
+        self.outbox_bytes = 0
         self._interval_ms = revise_interval_ms
-        # Processing time is no state: after a restart a revision may come early.
-        self._sent_ms: dict[WindowKey, int] = {}
         self._stale: dict[WindowKey, None] = {}
         # By kind and model, the windows of the same end.
-        self._by_model: dict[tuple[str, str], dict[int, set[WindowKey]]] = {}
+        self._by_model: dict[tuple[str, str], dict[int, list[WindowKey]]] = {}
+        # The last one without findings: those of a step are mostly equal, and kept long.
+        self._plain = Sent(0)
 
     def start(self) -> None:
         """Find again what was stale when the state was kept."""
@@ -172,7 +166,7 @@ class Publisher:
         return [(key, self.sent[key]) for keys in ends.values() for key in keys]
 
     def _note(self, key: WindowKey, end_ms: int) -> None:
-        self._by_model.setdefault((key.kind, key.model), {}).setdefault(end_ms, set()).add(key)
+        self._by_model.setdefault((key.kind, key.model), {}).setdefault(end_ms, []).append(key)
 
     def send(
         self,
@@ -188,25 +182,30 @@ class Publisher:
 
         The verdict of a decided window stays until it is final, that of a final one for ever.
         """
-        sent = self.sent.get(key)
-        if sent is None:
-            sent = Sent(end_ms)
+        known = self.sent.get(key)
+        if known is None:
+            known = Sent(end_ms, -1)
             self._note(key, end_ms)
-        else:
-            sent.revision += 1
         # When the first decision fell depends on how labels and commits interleaved;
         # a final window is a function of its counts alone.
-        if not sent.is_decided or (final and not sent.is_final):
-            sent.status = content.status
-            sent.detections = content.detections if decided else []
-            sent.near = content.near if decided else []
-        sent.is_decided |= decided
-        sent.is_final |= final
-        sent.is_stale = False
+        status, detections, near = known.status, known.detections, known.near
+        if not known.is_decided or (final and not known.is_final):
+            status = content.status
+            detections = content.detections if decided else ()
+            near = content.near if decided else ()
+        sent = Sent(
+            end_ms, known.revision + 1, status, known.is_decided or decided,
+            known.is_final or final, False, detections or (), near or (), now_ms,
+        )  # fmt: skip
+        if sent == self._plain:
+            sent = self._plain
+        elif not sent.detections and not sent.near:
+            self._plain = sent
         self.sent[key] = sent
-        self._sent_ms[key] = now_ms
         self._stale.pop(key, None)
-        self.outbox.append(self._encoded(key, end_ms, sent, content))
+        made = self._encoded(key, end_ms, sent, content)
+        self.outbox.append(made)
+        self.outbox_bytes += len(made.value)
 
     def _encoded(self, key: WindowKey, end_ms: int, sent: Sent, content: Content) -> SentWindow:
         """Write a window as :class:`kedge.Window` is written, without making one."""
@@ -243,17 +242,15 @@ class Publisher:
         """Note that a window that was sent got more counts."""
         sent = self.sent.get(key)
         if sent is not None and not sent.is_stale:
-            sent.is_stale = True
-            self.sent.touch(key)
+            self.sent[key] = sent._replace(is_stale=True)
             self._stale[key] = None
 
     def due(self, now_ms: int) -> list[WindowKey]:
         """Give the stale windows whose last revision is old enough for another."""
-        return [
-            key
-            for key in self._stale
-            if now_ms - self._sent_ms.get(key, now_ms - self._interval_ms) >= self._interval_ms
-        ]
+        return [key for key in self._stale if self._is_due(self.sent[key].sent_ms, now_ms)]
+
+    def _is_due(self, sent_ms: int | None, now_ms: int) -> bool:
+        return sent_ms is None or now_ms - sent_ms >= self._interval_ms
 
     def prune(self, kind: WindowKind, model: str, before_ms: int) -> None:
         """Drop windows that ended by then: they will not be revised any more."""
@@ -261,10 +258,9 @@ class Publisher:
         for end_ms in [end_ms for end_ms in ends if end_ms <= before_ms]:
             for key in ends.pop(end_ms):
                 del self.sent[key]
-                self._sent_ms.pop(key, None)
                 self._stale.pop(key, None)
 
     def take(self) -> list[SentWindow]:
         """Give the windows to be sent and begin anew."""
-        taken, self.outbox = self.outbox, []
+        taken, self.outbox, self.outbox_bytes = self.outbox, [], 0
         return taken

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain, count, islice
 from typing import Any, Protocol
 
 from kedge import Reference
@@ -35,10 +35,12 @@ from kedge_services.core.reconciling import Reconciler
 from kedge_services.core.shelf import Change, Shelf
 from kedge_services.core.trying import Question, Steps, answers
 
-__all__ = ["Delivered", "Windows"]
+__all__ = ["HELD_BYTES", "Delivered", "Windows"]
 
 #: Models whose windows are judged together.
 _TOGETHER = 64
+#: What is held of windows to be sent: as much as is made before somebody takes it.
+HELD_BYTES = 8 << 20
 
 
 class Delivered(PaneHead, Protocol):
@@ -65,9 +67,19 @@ class Windows:
         appear in it is idle there.
     revise_interval_ms
         Processing time between two revisions of a window.
+    held_bytes
+        Windows to be sent that are made before they are taken, about.
     """
 
-    def __init__(self, look: Lookup, *, idle_after_ms: int, revise_interval_ms: int) -> None:
+    def __init__(
+        self,
+        look: Lookup,
+        *,
+        idle_after_ms: int,
+        revise_interval_ms: int,
+        held_bytes: int = HELD_BYTES,
+    ) -> None:
+        self._held_bytes = held_bytes
         self._marks = Marks(look, idle_after_ms=idle_after_ms)
         self._publisher = Publisher(revise_interval_ms)
         self._learner = Learner()
@@ -78,8 +90,11 @@ class Windows:
         )
         self._performance = PerformanceWindows(self._look, self._publisher, self._reconciler.settle)
         self._labels = LabelWindows(self._look, self._publisher)
+        # Models that can go on, as many together as are judged at once, in their order.
+        self._due: Shelf[list[Due]] = Shelf("due", list, _due_models)
+        self._numbers = count()
         drift, performance, labels = self._drift, self._performance, self._labels
-        shelves: list[Shelf[Any]] = [self._marks.sources, self._marks.shelf]
+        shelves: list[Shelf[Any]] = [self._marks.sources, self._marks.shelf, self._due]
         shelves += [self._publisher.sent, self._publisher.labelled]
         learner = self._learner
         shelves += [learner.samples, learner.learnt, learner.blocks.shelf, learner.settled]
@@ -105,6 +120,12 @@ class Windows:
             self._reconciler,
         ):  # fmt: skip
             part.start()
+        self._numbers = count(1 + max((int(number) for (number,) in self._due), default=-1))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what is to be sent has to be taken before :meth:`tick` goes on."""
+        return bool(len(self._due)) or self._publisher.outbox_bytes >= self._held_bytes
 
     def changes(self) -> Iterator[Change]:
         """Give the pieces of state that changed since the last call."""
@@ -143,14 +164,22 @@ class Windows:
 
         Nothing closes before every source partition has reported once.  What
         was read at once is added up before anything is decided, so that it
-        does not matter on how many source partitions it came.
+        does not matter on how many source partitions it came.  What makes more
+        than is to be held is left for the next time; see :attr:`is_full`.
         """
         for model in self._reconciler.outdated():
             self._marks.look_at(model)
-        due = [self._advance(one, now_ms) for one in self._marks.due()]
+        due = self._marks.due()
         for start in range(0, len(due), _TOGETHER):
-            _run(due[start : start + _TOGETHER])
+            self._due[next(self._numbers),] = due[start : start + _TOGETHER]
+        for key in sorted(self._due):
+            if self._publisher.outbox_bytes >= self._held_bytes:
+                return
+            _run([self._advance(one, now_ms) for one in self._due[key]])
+            del self._due[key]
         for key in self._publisher.due(now_ms):
+            if self._publisher.outbox_bytes >= self._held_bytes:
+                return
             if key.kind == "drift":
                 self._drift.revise(key, now_ms)
             elif key.kind == "performance":
@@ -159,7 +188,7 @@ class Windows:
                 self._labels.revise(key, now_ms)
 
     def _advance(self, due: Due, now_ms: int) -> Steps:
-        model, marks = due.model, due.mark
+        model, marks = due.model, self._marks.mark(due.model)
         yield from self._close(due, now_ms)
         if marks.labels_ms is not None and marks.labels_ms != due.labels_ms:
             self._labels.close(model, marks.labels_ms, now_ms)
@@ -175,7 +204,7 @@ class Windows:
 
         They take turns, because drift windows tell what became of earlier estimates.
         """
-        model, marks = due.model, due.mark
+        model, marks = due.model, self._marks.mark(due.model)
         until_ms = marks.predictions_ms
         if until_ms is not None:
             for end_ms in self._performance.ends(model, until_ms):
@@ -190,6 +219,10 @@ class Windows:
         )
         for key in self._reconciler.take_outdated(model):
             self._drift.revise(key, now_ms)
+
+
+def _due_models(data: Sequence[Sequence[Any]]) -> list[Due]:
+    return [Due(*one) for one in data]
 
 
 def _run(due: Sequence[Steps]) -> None:

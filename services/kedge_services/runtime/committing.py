@@ -102,9 +102,10 @@ class Committer:
                 records = max(counts.get(slot.partition, 0), _judged(commit))
                 self.limit.count(slot.partition, records, reasons)
             started = time.perf_counter()
+            produced = self._produced(changed)
             self._transact(changed, producer, consumer)
             self._metrics.observe(m.COMMIT_SECONDS, time.perf_counter() - started)
-            self._count(changed)
+            self._count(changed, produced)
         for slot, _, target, _ in work:
             slot.committed = target
             slot.task.committed()
@@ -128,6 +129,8 @@ class Committer:
                 produce(output)
             for key, value in commit.changelog:
                 produce(Produce(self._changelog, key, value, slot.partition))
+            # What is handed over is in the producer's memory; it need not be in ours, too.
+            commit.outputs, commit.changelog = [], []
             # All inputs of the task, moved or not: these offsets are by what the
             # group fences this transaction, and what the next owner waits for.
             for topic, position in target.items():
@@ -141,13 +144,17 @@ class Committer:
         count = self._backend.partitions(TOPIC)
         return output._replace(partition=(output.partition or 0) % count)
 
-    def _count(self, changed: Sequence[_Work]) -> None:
-        """Count what is committed now; once a transaction, not once a record."""
-        self._metrics.add(m.COMMITS)
+    def _produced(self, changed: Sequence[_Work]) -> Counter[str]:
+        """Give the number of records by topic."""
         produced: Counter[str] = Counter()
         for w in changed:
             produced.update(map(_topic, w.commit.outputs))
         produced[self._changelog] += sum(len(w.commit.changelog) for w in changed)
+        return produced
+
+    def _count(self, changed: Sequence[_Work], produced: Mapping[str, int]) -> None:
+        """Count what is committed now; once a transaction, not once a record."""
+        self._metrics.add(m.COMMITS)
         for topic, count in produced.items():
             self._metrics.add(m.PRODUCED, count, topic=topic)
         for reason, count in Counter(reason for w in changed for reason in w.reasons).items():

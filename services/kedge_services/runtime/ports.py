@@ -236,7 +236,8 @@ class Service:
     ``changelog`` says whether ``<name>-changelog`` exists.  ``commit_interval_ms``
     replaces the setting for a service whose answers are waited for.  Inputs
     ``from_end`` are read from their end by a group that has no position in
-    them: it owes nothing to what came before.
+    them: it owes nothing to what came before.  ``sends_in_parts`` says that a
+    task pauses when it has enough for a transaction; it is committed at once.
     """
 
     name: str
@@ -246,6 +247,7 @@ class Service:
     changelog: bool = True
     commit_interval_ms: int | None = None
     from_end: frozenset[str] = frozenset()
+    sends_in_parts: bool = False
 
 
 # ------------------------------------------------- what a broker has to offer

@@ -113,6 +113,8 @@ class WindowsTask(RecordTask):
     def __init__(self, context: TaskContext, windows: Windows) -> None:
         super().__init__(context)
         self._windows = windows
+        # Where the progress begins that nothing but progress has followed.
+        self._progress_from: int | None = None
 
     def restore(self, batch: Batch) -> None:
         """Take state back."""
@@ -127,6 +129,7 @@ class WindowsTask(RecordTask):
 
     def _one(self, record: Record) -> None:
         value, now_ms = record.value or b"", self._context.clock()
+        before, self._progress_from = self._progress_from, None
         quick = quick_delta(value)
         if quick is None:
             self._slowly(value, now_ms)
@@ -134,6 +137,7 @@ class WindowsTask(RecordTask):
             self._windows.add(quick, now_ms)
         else:
             self._windows.progress(quick)
+            self._progress_from = record.offset if before is None else before
 
     def _slowly(self, value: bytes, now_ms: int) -> None:
         """Take what could not be read at once: the contract says whether, and what is wrong."""
@@ -150,6 +154,10 @@ class WindowsTask(RecordTask):
         """Close, decide and revise what is due."""
         self._windows.tick(now_ms)
 
+    def paused(self) -> frozenset[str]:
+        """Read no further while there is more to send than one transaction should hold."""
+        return frozenset({"panes"}) if self._windows.is_full else frozenset()
+
     def commit(self) -> Commit:
         """Give windows, references, dead letters, and the state that changed."""
         windows, references = self._windows.take()
@@ -161,4 +169,10 @@ class WindowsTask(RecordTask):
         outputs += [
             Produce("windows", window_id.encode(), value, partition) for window_id, value in windows
         ]
-        return Commit(outputs + self._take_outputs(), list(self._windows.changes()))
+        offsets = {}
+        if not self._windows.is_full:
+            self._progress_from = None
+        elif self._progress_from is not None:
+            # Lag shows that there is something to do.  Progress may be read twice.
+            offsets["panes"] = self._progress_from
+        return Commit(outputs + self._take_outputs(), list(self._windows.changes()), offsets)
