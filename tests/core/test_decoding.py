@@ -191,3 +191,17 @@ def test_columns_follow_the_declared_order_and_missing_is_null() -> None:
     rows = DECODER.decode(values)
     columns = DECODER.models["fraud"].columns([row.features for row in rows])  # type: ignore[union-attr]
     assert columns == {"amount": (1, None, None), "country": (None, None, None)}
+
+
+def test_what_is_refused_stands_in_its_place_and_holds_nothing_of_the_batch() -> None:
+    good = json.dumps(MINIMAL).encode()
+    bad = [b"{", good.replace(b"12.5", b"[]"), None, good.replace(b'"fraud"', b'"no"'), b"\xff"]
+    rows = DECODER.decode([good, *bad, good])
+    letters = [row for row in rows[1:-1] if isinstance(row, DeadLetter)]
+    assert [letter.reason for letter in letters] == [
+        "undecodable", "bad-value", "missing-field", "unknown-model", "undecodable",
+    ]  # fmt: skip
+    for letter in letters:
+        # A traceback would keep all rows, and they it.
+        assert (letter.__traceback__, letter.__cause__, letter.__context__) == (None, None, None)
+    assert not any(isinstance(row, DeadLetter) for row in (rows[0], rows[-1]))

@@ -23,18 +23,18 @@ class Decoded:
     ----------
     rows
         By position: a row, or why there is none.
-    kinds
-        The types of these.
     at, good
         Where there are rows, and these.
+    kinds
+        The types of the rows.
     ids, texts, versions
         Of the rows: prediction ids, the same as bytes, and versions.
     """
 
     rows: Sequence[PredictionRow | DeadLetter]
-    kinds: frozenset[type]
     at: Sequence[int]
     good: Sequence[PredictionRow]
+    kinds: frozenset[type]
     ids: list[str]
     texts: IdTexts
     versions: list[str]
@@ -44,11 +44,13 @@ class Decoded:
         """Look at rows."""
         kinds = frozenset(map(type, rows))
         at: Sequence[int] = range(len(rows))
-        if any(issubclass(kind, DeadLetter) for kind in kinds):
-            at = [i for i in at if not isinstance(rows[i], DeadLetter)]
+        letters = {kind for kind in kinds if issubclass(kind, DeadLetter)}
+        if letters:
+            at = [i for i, row in enumerate(rows) if type(row) not in letters]
         good: Sequence[PredictionRow] = rows if len(at) == len(rows) else [rows[i] for i in at]  # type: ignore[assignment,misc]
         ids = [row.prediction_id for row in good]
-        return cls(rows, kinds, at, good, ids, IdTexts.of(ids), [row.version for row in good])
+        versions = [row.version for row in good]
+        return cls(rows, at, good, kinds - letters, ids, IdTexts.of(ids), versions)
 
     def have_names(self) -> bool:
         """Say whether no id and no version is empty or too long for a name."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kedge.key_columns import request_ends, text_partitions, texts_by_length
+from kedge.topics import request_id
 
 __all__ = ["Hashes", "IdTexts", "hashes_of"]
 
@@ -86,6 +87,12 @@ class IdTexts(NamedTuple):
             return b"\n".join([*keys, b""]) == self.raw  # type: ignore[list-item]
         except TypeError:  # There is none among them.
             return False
+
+    def request_ids(self, ids: Sequence[str]) -> list[bytes]:
+        """Give the request id of each, as it is a key."""
+        if self.is_plain:
+            return self.raw.split(b"\n")[:-1]
+        return [request_id(name).encode() for name in ids]
 
     def partitions(self, partitions: int) -> _Ints:
         """Give the partition every id's request id belongs to."""

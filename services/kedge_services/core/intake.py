@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import compress, count
+from operator import ne
 
 import numpy as np
 from msgspec import Raw
@@ -82,12 +84,11 @@ def find_misplaced(
             )
             refused[k] = DeadLetter("misrouted", detail)
     if not texts.are(keys):
-        for k, (key, name) in enumerate(zip(keys, names, strict=True)):
-            if key != request_id(name).encode():
-                shown = "none" if key is None else repr(key)
-                wanted = request_id(name)
-                detail = f"the key should be the request id {wanted!r}, it is {shown}"
-                refused[k] = DeadLetter("bad-key", detail)
+        for k in compress(count(), map(ne, keys, texts.request_ids(names))):
+            key, wanted = keys[k], request_id(names[k])
+            shown = "none" if key is None else repr(key)
+            detail = f"the key should be the request id {wanted!r}, it is {shown}"
+            refused[k] = DeadLetter("bad-key", detail)
     return refused
 
 

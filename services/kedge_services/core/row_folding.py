@@ -43,6 +43,7 @@ class _Gathered:
     reference: Reference | None
     columns: ModelColumns | None = None
     rows: list[PredictionRow] = field(default_factory=list)
+    odd: list[PredictionRow] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     in_tables: int = 0
     drift: DriftDelta | None = None
@@ -81,10 +82,13 @@ class RowFold:
         if gathered.columns is not columns:
             # The features have changed; rows before and after have different structs.
             self._count_rows(slot, gathered)
+            self._count_odd(slot, gathered)
             gathered.columns = columns
         gathered.rows.extend(rows)
         if len(gathered.rows) >= _ENOUGH:
             self._count_rows(slot, gathered)
+        if len(gathered.odd) >= _ENOUGH:
+            self._count_odd(slot, gathered)
 
     def table(self, slot: Slot, table: Table) -> None:
         """Take rows of a slot that are columns from the start."""
@@ -99,6 +103,7 @@ class RowFold:
         found = []
         for slot, gathered in self._slots.items():
             self._count_rows(slot, gathered)
+            self._count_odd(slot, gathered)
             self._count_tables(slot, gathered)
             plan, version, reference_id, start_ms = slot
             end_ms = start_ms + plan.pane_ms
@@ -132,9 +137,16 @@ class RowFold:
             usual = [row for row in rows if type(row) is columns.row] if odd else rows
             if len(usual) > FEW:
                 self.table(slot, _table_of(columns, usual, _answers_of(usual)))
-                rows = odd
-        if rows:
-            self._count_table(slot.plan, reference, gathered, _scalars_of(columns, rows))
+                # A few of them cost as much as many: they wait for more of their kind.
+                gathered.odd += odd
+                return
+        self._count_table(slot.plan, reference, gathered, _scalars_of(columns, rows))
+
+    def _count_odd(self, slot: Slot, gathered: _Gathered) -> None:
+        odd, columns, reference = gathered.odd, gathered.columns, gathered.reference
+        if odd and columns is not None and reference is not None:
+            gathered.odd = []
+            self._count_table(slot.plan, reference, gathered, _scalars_of(columns, odd))
 
     def _count_tables(self, slot: Slot, gathered: _Gathered) -> None:
         tables, gathered.tables, gathered.in_tables = gathered.tables, [], 0
