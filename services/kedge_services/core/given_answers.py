@@ -67,6 +67,11 @@ def given_answers(plan: Plan, reference: Reference, table: Table) -> GivenAnswer
 
 def _texts(plan: Plan, labels: Coded | None, scores: Numbers | None, rows: int) -> Coded:
     """Give the classes that are compared with labels, as :func:`answer` finds them."""
+    if labels is not None:
+        texts = [None if label is None else label_text(label) for label in labels.names]
+        is_without = _without(labels)
+        if not is_without.any():
+            return Coded(labels.codes, texts)
     by_score = np.full(rows, -1)
     names: list[Any] = []
     if plan.positive is not None and scores is not None:
@@ -75,8 +80,7 @@ def _texts(plan: Plan, labels: Coded | None, scores: Numbers | None, rows: int) 
         by_score = np.where(scores.values >= 0.5, 0, np.where(scores.values < 0.5, 1, -1))
     if labels is None:
         return Coded(by_score, names)
-    texts = [None if label is None else label_text(label) for label in labels.names]
-    codes = np.where(_without(labels), by_score, labels.codes + len(names))
+    codes = np.where(is_without, by_score, labels.codes + len(names))
     return Coded(codes, [*names, *texts])
 
 

@@ -6,6 +6,7 @@ in a table: 16 bytes an id, and free places beside them.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 import numpy as np
@@ -53,6 +54,8 @@ class IdSet:
         few = self._few
         if not few:
             return np.zeros(len(hashes), dtype=np.bool_)
+        if len(hashes) > _MANY:
+            return _Table.of(few).among(hashes)
         keys = keys_of(hashes)
         if few.isdisjoint(keys):
             return np.zeros(len(keys), dtype=np.bool_)
@@ -68,9 +71,7 @@ class IdSet:
             self._few.update(keys_of(hashes))
             return
         if self._table is None:
-            kept = np.frombuffer(b"".join(self._few), dtype=np.uint64).reshape(-1, 2)
-            self._table = _Table(max(self._expected, len(kept) + len(hashes)))
-            self._table.add(kept)
+            self._table = _Table.of(self._few, max(self._expected, len(self._few) + len(hashes)))
             self._few = set()
         self._table = self._table.with_room_for(len(hashes))
         self._table.add(hashes)
@@ -96,6 +97,13 @@ class _Table:
         self._first = np.zeros(buckets * _PLACES, dtype=np.uint64)
         self._second = np.zeros(buckets * _PLACES, dtype=np.uint64)
         self.taken = 0
+
+    @classmethod
+    def of(cls, keys: Collection[bytes], expected: int = 0) -> _Table:
+        """Give a table of ids as :func:`keys_of` gives them, with room for those expected."""
+        table = cls(max(expected, len(keys)))
+        table.add(np.frombuffer(b"".join(keys), dtype=np.uint64).reshape(-1, 2))
+        return table
 
     def with_room_for(self, ids: int) -> _Table:
         """Give a table that takes so many more, itself or a larger one with the same ids."""

@@ -136,23 +136,21 @@ class BatchReader:
     ) -> dict[int, DeadLetter]:
         """Find the records that are wrong as a whole: their key, or a column's type."""
         refused = {}
-        for number, i in enumerate(run.at):
-            why = self._key_refusal(
-                batch.keys[i], rows, int(firsts[number]), int(firsts[number + 1])
-            )
+        named = np.append(np.flatnonzero(rows.ids.ends > rows.ids.starts), rows.rows)
+        first_named = named[np.searchsorted(named, firsts[:-1])]
+        for i, row, first, end in zip(
+            run.at, first_named.tolist(), firsts[:-1].tolist(), firsts[1:].tolist(), strict=True
+        ):
+            why = self._key_refusal(batch.keys[i], rows, row) if row < end else None
             if why is None and run.layout.unreadable:
-                why = self._type_refusal(rows, int(firsts[number]), int(firsts[number + 1]))
+                why = self._type_refusal(rows, first, end)
             if why is not None:
                 refused[i] = why
         return refused
 
-    def _key_refusal(
-        self, key: bytes | None, rows: ArrowRows, first: int, end: int
-    ) -> DeadLetter | None:
+    def _key_refusal(self, key: bytes | None, rows: ArrowRows, named: int) -> DeadLetter | None:
         """Refuse a batch whose key is not the request id of its first row that has one."""
-        has_name = rows.ids.ends[first:end] > rows.ids.starts[first:end]
-        named = first + int(has_name.argmax())
-        if not has_name.any() or key == (wanted := rows.request_id(named)):
+        if key == (wanted := rows.request_id(named)):
             return None
         shown = "none" if key is None else repr(key)
         detail = f"the key should be the first row's request id {wanted.decode()!r}, it is {shown}"
