@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from hypothesis import strategies as st
 
 from kedge import Prediction
 from kedge.codec import decode
-from kedge.errors import UsageError
+from kedge.errors import DeadLetter, UsageError
 from kedge.events import Outcome
 from kedge_services.cli import main
+from kedge_services.core.decoding import PredictionDecoder
+from kedge_services.local.bench.bad_records import BAD, with_bad
 from kedge_services.local.bench.catalogue import catalogue
 from kedge_services.local.bench.figures import Run, exponents, percentile, summarise
 from kedge_services.local.bench.report import Page, markdown, replaced, shown
@@ -25,8 +28,9 @@ from kedge_services.local.bench.targets import TARGETS, Target, judged
 from kedge_services.local.bench.workload import Shape, Workload
 
 CASES = {
-    "limit", "panes-json", "panes-labelled", "panes-arrow", "panes-wide", "windows", "alerts",
-    "latency", "score-http", "score-kafka", "restore", "scale-out", "memory", "growth", "overload",
+    "limit", "panes-json", "panes-bad", "panes-labelled", "panes-labelled-late", "panes-arrow",
+    "panes-wide", "windows", "alerts", "latency", "score-http", "score-kafka", "restore",
+    "scale-out", "memory", "growth", "overload",
 }  # fmt: skip
 
 
@@ -104,6 +108,26 @@ def test_events_are_those_a_client_sends() -> None:
         assert (outcome.prediction_id, outcome.model) == (event.prediction_id, event.model)
         assert outcome.event_time_ms == event.event_time_ms + 70
     assert found[0].features == found[12].features, "rows come again"
+
+
+def test_bad_records_are_refused_for_the_reason_given() -> None:
+    workload = Workload(Shape(distinct=10, rate=100), 1, 60_000)
+    every = list(with_bad(workload.predictions(0, 2_000), 10, 1))
+    assert list(with_bad(workload.predictions(0, 2_000), 10, 1)) == every
+    found = Counter(reason for _, reason in every)
+    assert 120 < 2_000 - found.pop("") < 280
+    assert set(found) == {kind.reason for kind in BAD}
+    assert max(found.values()) - min(found.values()) <= 1
+    decoder = PredictionDecoder({workload.models[0]: workload.features})
+    rows = decoder.decode([record.value for record, _ in every])
+    for number, (row, (record, reason)) in enumerate(zip(rows, every, strict=True)):
+        if isinstance(row, DeadLetter):
+            assert row.reason == reason
+            continue
+        assert reason in {"", "bad-key", "bad-time"}
+        assert (record.key != row.prediction_id.encode()) == (reason == "bad-key")
+        late_ms = row.event_time_ms - workload.time_ms(number)
+        assert late_ms == (30 * 86_400_000 if reason == "bad-time" else 0)
 
 
 def test_columns_are_the_same_predictions() -> None:

@@ -24,6 +24,7 @@ __all__ = ["commands"]
 commands = typer.Typer()
 
 _RUNS, _QUICK_RUNS = 5, 2
+_FILE_WIDTH = 120
 _COLUMNS = {
     "rate_per_cpu_s": "per CPU-s",
     "rate_wall": "per s",
@@ -84,6 +85,9 @@ def bench(
 
     sizes = QUICK if quick else FULL
     console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        # In a file nothing has to be cut.
+        console.width = _FILE_WIDTH
     if listed:
         _list(console, names(sizes))
         return
@@ -132,9 +136,10 @@ def _show(console: Console, benchmark: Benchmark) -> None:
     from kedge_services.local.bench.targets import judged
 
     table = Table(title="Medians, with the least and the largest", title_justify="left")
-    table.add_column("case", no_wrap=True)
+    # Where it is too narrow, a figure goes on in the next line and loses nothing.
+    table.add_column("case", overflow="fold")
     for heading in _COLUMNS.values():
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", overflow="fold")
     for result in benchmark.results:
         cells = (shown(result, figure).replace(" (", "\n(") for figure in _COLUMNS)
         table.add_row(f"{result.name}\n{result.unit}", *cells)

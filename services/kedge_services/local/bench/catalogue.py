@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from kedge_services.local.bench.bad_records import SHARES, panes_bad
 from kedge_services.local.bench.cases import Case
 from kedge_services.local.bench.keeping import memory, restore
 from kedge_services.local.bench.latency import latency
@@ -40,17 +41,34 @@ def _panes(sizes: Sizes, seed: int) -> list[Case]:
             ),
         ),
         Case(
-            "panes-labelled",
-            "predictions and outcomes: the join on disk, performance panes, examples out",
-            "pairs",
-            partial(
-                panes_bench,
-                name="panes-labelled",
-                shape=Shape(labelled=True),
-                records=sizes.labelled_pairs,
-                seed=seed,
+            "panes-bad",
+            f"those of panes-json beside {' and '.join(f'{n} %' for n in SHARES)} that cannot be "
+            "processed",
+            "records",
+            partial(panes_bad, records=sizes.bad_records, seed=seed),
+            notes=(
+                "Bad: no JSON, missing field, list for a number, unknown model, wrong key, future.",
+                f"Only good records are units, beside {SHARES[-1]} % of bad ones.",
+                "`cpu_per_good_to_clean_N`: all CPU time over that of the good records alone.",
+                "`us_per_bad_N`: what is more, per bad record, written to dead-letters and all.",
             ),
-            notes=("The limit decodes both topics, two records a pair.",),
+        ),
+        _labelled(
+            "panes-labelled",
+            "predictions and outcomes 1 s after them: the join, performance panes, examples",
+            sizes.labelled_pairs,
+            seed,
+            "Records lie in Kafka in the order of their event times, so 20,000 predictions "
+            "wait at a time.",
+        ),
+        _labelled(
+            "panes-labelled-late",
+            f"the same, every outcome after all {sizes.labelled_pairs:,} predictions: the join "
+            "on disk",
+            sizes.labelled_pairs,
+            seed,
+            "All predictions wait at once: each is written to the join store and read back.",
+            labels_last=True,
         ),
         Case(
             "panes-arrow",
@@ -80,6 +98,17 @@ def _panes(sizes: Sizes, seed: int) -> list[Case]:
             ),
         ),
     ]
+
+
+def _labelled(
+    name: str, what: str, pairs: int, seed: int, note: str, *, labels_last: bool = False
+) -> Case:
+    set_up = partial(
+        panes_bench, name=name, shape=Shape(labelled=True), records=pairs, seed=seed,
+        labels_last=labels_last,
+    )  # fmt: skip
+    notes = (note, "The limit decodes both topics, two records a pair.")
+    return Case(name, what, "pairs", set_up, notes=notes)
 
 
 def _windows(sizes: Sizes, seed: int) -> list[Case]:

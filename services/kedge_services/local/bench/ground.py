@@ -125,6 +125,15 @@ class Site:
 
     def read(self, topic: str) -> Iterator[tuple[int, bytes, bytes]]:
         """Give partition, key and value of every committed record there is now."""
+        for message in self._messages(topic):
+            yield message.partition() or 0, message.key() or b"", message.value() or b""
+
+    def read_headers(self, topic: str) -> Iterator[list[tuple[str, bytes]]]:
+        """Give the headers of every committed record there is now."""
+        for message in self._messages(topic):
+            yield message.headers() or []
+
+    def _messages(self, topic: str) -> Iterator[Any]:
         ends = {where: end for where, end in self.ends([topic]).items() if end}
         reader = Consumer(
             {
@@ -148,7 +157,7 @@ class Site:
                 for message in reader.consume(10_000, timeout=1.0):
                     error = message.error()
                     if error is None:
-                        yield message.partition() or 0, message.key() or b"", message.value() or b""
+                        yield message
                     elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
                         open_partitions -= 1
                     else:

@@ -25,6 +25,10 @@ _TIMEOUT_S = 900.0
 _OUTPUTS = ("panes", "examples", "dead-letters")
 #: How long before now the traffic ends: event times must not lie ahead of the clock.
 _AGO_MS = 60_000
+#: Event time from a prediction to its outcome.
+_LABEL_DELAY_MS = 1_000
+#: Event time of the records that are sent to one topic before it is the other's turn.
+_TURN_MS = 50
 
 
 class PanesBench:
@@ -36,14 +40,17 @@ class PanesBench:
         Units a prediction counts for: 1, or its features.
     is_arrow
         Whether predictions travel as batches of Arrow, of :data:`BATCH_ROWS` rows.
+    labels_last
+        Whether every outcome comes after all predictions; else outcomes come between
+        them, when their event time has come.
     """
 
     def __init__(
         self, site: Site, workload: Workload, records: int, *, per_record: int = 1,
-        is_arrow: bool = False,
+        is_arrow: bool = False, labels_last: bool = False,
     ) -> None:  # fmt: skip
         self.site, self.workload, self.records = site, workload, records
-        self._per_record, self._is_arrow = per_record, is_arrow
+        self._per_record, self._is_arrow, self._labels_last = per_record, is_arrow, labels_last
         self._topics = ("predictions", "outcomes") if workload.shape.labelled else ("predictions",)
         self._has_run = False
 
@@ -54,9 +61,24 @@ class PanesBench:
             self._fill_batches()
             return
         with Filler(self.site.settings) as filler:
+            if self.workload.shape.labelled and not self._labels_last:
+                self._fill_in_turn(filler)
+                return
             filler.send("predictions", self.workload.predictions(0, self.records))
             if self.workload.shape.labelled:
                 filler.send("outcomes", self.workload.outcomes(0, self.records))
+
+    def _fill_in_turn(self, filler: Filler) -> None:
+        """Send predictions and outcomes in the order of their event times."""
+        rate, workload = self.workload.shape.rate, self.workload
+        behind = int(rate * _LABEL_DELAY_MS / 1_000)
+        turn = max(1, int(rate * _TURN_MS / 1_000))
+        for start in range(0, self.records + behind, turn):
+            first, last = (min(at, self.records) for at in (start, start + turn))
+            filler.send("predictions", workload.predictions(first, last))
+            first, last = (max(0, at - behind) for at in (start, start + turn))
+            outcomes = workload.outcomes(first, min(last, self.records), delay_ms=_LABEL_DELAY_MS)
+            filler.send("outcomes", outcomes)
 
     def _fill_batches(self) -> None:
         kafka = self.site.settings.kafka
@@ -119,7 +141,7 @@ class PanesBench:
         fates = {topic: dict(counts) for topic, counts in found.fates.items()}
         rows = {"drift": found.rows["drift"]}
         problems = differences(
-            "fates of predictions", _some(fates.get("predictions", {})), {"counted": self.records}
+            "fates of predictions", _some(fates.get("predictions", {})), self.fates()
         )
         if self.workload.shape.labelled:
             problems += differences(
@@ -129,17 +151,25 @@ class PanesBench:
             problems += differences("examples", {"number": examples}, {"number": self.records})
         return problems + differences("rows of panes", rows, {"drift": self.records})
 
+    def fates(self) -> dict[str, int]:
+        """Give what has to become of the predictions."""
+        return {"counted": self.records}
+
 
 @contextmanager
 def panes_bench(
     ground: Ground, name: str, shape: Shape, records: int, seed: int, *,
     per_record: int = 1, partitions: int | None = None, is_arrow: bool = False,
+    labels_last: bool = False,
 ) -> Iterator[PanesBench]:  # fmt: skip
     """Set up a case of panes with topics of its own."""
     changes = {} if partitions is None else {"request_partitions": partitions}
     workload = Workload(shape, seed, start_before(shape, records))
     with ground.site(name, **changes) as site:
-        bench = PanesBench(site, workload, records, per_record=per_record, is_arrow=is_arrow)
+        bench = PanesBench(
+            site, workload, records, per_record=per_record, is_arrow=is_arrow,
+            labels_last=labels_last,
+        )  # fmt: skip
         bench.fill()
         yield bench
 

@@ -18,6 +18,8 @@ from kedge_services.runtime.settings import Settings
 __all__ = ["LiveTraffic"]
 
 _TICK_S = 0.01
+#: Of the records of one topic, so much of the rate is sent at once.
+_MOST_S = 0.05
 
 
 class LiveTraffic:
@@ -97,11 +99,15 @@ class LiveTraffic:
     def _run(self) -> None:
         try:
             began_s = time.monotonic()
+            # Who cannot send at this rate still sends both topics in turn, as it goes.
+            most = max(1, int(self._rate * _MOST_S))
             while self.outcomes < self._total and not self._stop.is_set():
                 elapsed_s = time.monotonic() - began_s
-                self._send_predictions(min(self._total, int(elapsed_s * self._rate)))
-                due = int((elapsed_s - self._delay_s) * self._rate)
-                self._send_outcomes(min(self.predictions, max(0, due)))
+                due = min(self._total, int(elapsed_s * self._rate))
+                self._send_predictions(min(due, self.predictions + most))
+                ripe_ms = time.time_ns() / 1e6 - 1_000 * self._delay_s
+                ripe = np.searchsorted(self.sent_ms[: self.predictions], ripe_ms, side="right")
+                self._send_outcomes(min(int(ripe), self.outcomes + most))
                 self._stop.wait(max(0.0, _TICK_S - (time.monotonic() - began_s - elapsed_s)))
             self._filler.flush()
         except BaseException as error:  # noqa: BLE001 -- whoever waits for us raises it

@@ -27,6 +27,7 @@ class Sizes:
 
     name: str
     json_records: int
+    bad_records: int
     labelled_pairs: int
     arrow_rows: int
     wide_records: int
@@ -46,6 +47,7 @@ class Sizes:
 FULL = Sizes(
     "full",
     json_records=3_000_000,
+    bad_records=1_000_000,
     labelled_pairs=600_000,
     arrow_rows=20_000_000,
     wide_records=60_000,
@@ -70,6 +72,7 @@ FULL = Sizes(
 QUICK = Sizes(
     "quick",
     json_records=800_000,
+    bad_records=300_000,
     labelled_pairs=150_000,
     arrow_rows=3_000_000,
     wide_records=15_000,
@@ -88,6 +91,7 @@ QUICK = Sizes(
 TINY = Sizes(
     "tiny",
     json_records=2_000,
+    bad_records=2_000,
     labelled_pairs=500,
     arrow_rows=4_000,
     wide_records=100,
