@@ -20,7 +20,7 @@ from kedge.batch_schema import NESTED, Layout
 from kedge.batch_values import Texts, times_of
 from kedge.errors import DeadLetter, UsageError
 
-__all__ = ["MOST_ROWS", "Piece", "pieces", "table_of"]
+__all__ = ["MOST_ROWS", "Piece", "check_rows", "pieces", "table_of"]
 
 #: Rows of one record, unless told otherwise.
 MOST_ROWS = 1_000
@@ -93,6 +93,46 @@ def table_of(rows: Rows, constants: Mapping[str, str | None], *, now_ms: int) ->
     return table
 
 
+def check_rows(table: pa.Table, *, first: int = 0) -> tuple[Texts, NDArray[np.int64]]:
+    """Refuse rows that no partition or no time can be told of.
+
+    Parameters
+    ----------
+    table
+        As :func:`table_of` gives it, not empty.
+    first
+        Number of its first row, for the message.
+
+    Returns
+    -------
+    tuple
+        The ids, and where the request id of each ends in their bytes.
+
+    Raises
+    ------
+    DeadLetter
+        ``bad-value`` or ``bad-key``.
+    """
+    ids = Texts.of(_whole(table, "prediction_id"))
+    ends = ids.request_ends()
+    lengths = pc.utf8_length(ids.array).fill_null(0).to_numpy(zero_copy_only=False)
+    bad = np.flatnonzero((lengths == 0) | (lengths > _LONGEST_NAME))
+    if bad.size:
+        detail = f"row {first + bad[0]}: prediction_id should have 1 to 255 characters"
+        raise DeadLetter("bad-value", detail)
+    empty = np.flatnonzero(ends == ids.starts)
+    if empty.size:
+        row = empty[0]
+        detail = f"row {first + row}: {ids.array[row]} has no request id before its `#`"
+        raise DeadLetter("bad-key", detail)
+    late = np.flatnonzero(~times_of(_whole(table, "event_time_ms"))[1])
+    if late.size:
+        row = first + late[0]
+        detail = f"row {row}: event_time_ms should lie between 1970 and the year 9999"
+        raise DeadLetter("bad-value", detail)
+    return ids, ends
+
+
 def pieces(table: pa.Table, *, partitions: int, most_rows: int = MOST_ROWS) -> Iterator[Piece]:
     """Split what :func:`table_of` gave into records; rows of a partition stay in order.
 
@@ -104,9 +144,7 @@ def pieces(table: pa.Table, *, partitions: int, most_rows: int = MOST_ROWS) -> I
     """
     if not len(table):
         return
-    ids = Texts.of(_whole(table, "prediction_id"))
-    ends = ids.request_ends()
-    _refuse(ids, ends, table)
+    ids, ends = check_rows(table)
     where = ids.partitions(ends, partitions)
     order = np.argsort(where, kind="stable")
     bounds = np.searchsorted(where[order], np.arange(partitions + 1)).tolist()
@@ -189,20 +227,3 @@ def _columns(name: str, column: Any) -> dict[str, Any]:
 
 def _whole(table: pa.Table, name: str) -> pa.Array:
     return table.column(name).chunk(0)
-
-
-def _refuse(ids: Texts, ends: NDArray[np.int64], table: pa.Table) -> None:
-    """Refuse rows that no partition or no time can be told of."""
-    lengths = pc.utf8_length(ids.array).fill_null(0).to_numpy(zero_copy_only=False)
-    bad = np.flatnonzero((lengths == 0) | (lengths > _LONGEST_NAME))
-    if bad.size:
-        detail = f"row {bad[0]}: prediction_id should have 1 to 255 characters"
-        raise DeadLetter("bad-value", detail)
-    empty = np.flatnonzero(ends == ids.starts)
-    if empty.size:
-        detail = f"row {empty[0]}: {ids.array[empty[0]]} has no request id before its `#`"
-        raise DeadLetter("bad-key", detail)
-    late = np.flatnonzero(~times_of(_whole(table, "event_time_ms"))[1])
-    if late.size:
-        detail = f"row {late[0]}: event_time_ms should lie between 1970 and the year 9999"
-        raise DeadLetter("bad-value", detail)

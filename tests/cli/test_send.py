@@ -12,8 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
+from kedge.batch_layout import is_batch
 from kedge.topics import model_partition, request_partition
 
 pytestmark = pytest.mark.kafka
@@ -65,6 +68,41 @@ def test_events_lie_where_their_services_look_for_them(
     assert (record.key, record.partition) == (b"c", model_partition("m", 2))
     assert json.loads(record.value) == command
     assert json.loads(cluster.read("requests")[0].value) == request
+
+
+def test_a_file_of_columns_is_sent_as_batches(kedge: Any, cluster: Any, tmp_path: Path) -> None:
+    cluster.watch("m")
+    names = [f"r-{i}" for i in range(3_000)]
+    file, unknown = tmp_path / "rows.parquet", tmp_path / "unknown.parquet"
+    columns = {"prediction_id": names, "event_time_ms": range(3_000), "version": ["1"] * 3_000,
+               "features.a": [1.5] * 3_000}  # fmt: skip
+    parquet.write_table(pa.table(columns | {"model": ["m"] * 3_000}), file)
+    parquet.write_table(pa.table(columns | {"model": ["n"] * 3_000}), unknown)
+    told = kedge("send", str(unknown))
+    assert told.status == 2
+    assert "'n' has no monitor" in told.error
+    told = kedge("send", str(file), "--dry-run")
+    assert (told.status, cluster.read("predictions")) == (0, [])
+    assert "3,000 predictions can be sent" in told.out
+    for option in (["--topic", "outcomes"], ["--skip-bad"]):
+        told = kedge("send", str(file), *option)
+        assert told.status == 2
+        assert str(file) in told.error
+    began = time.monotonic()
+    told = kedge("send", str(file), "--rate", "2000", "--json")
+    assert told.status == 0
+    assert json.loads(told.out)["sent"] == {"predictions": 3_000}
+    # The last thousand or fewer go when those before have had their time.
+    assert time.monotonic() - began >= 0.9
+    found = []
+    for record in cluster.read("predictions"):
+        assert is_batch(record.headers)
+        batch = pa.ipc.open_stream(record.value).read_next_batch()
+        sent = batch.column("prediction_id").to_pylist()
+        assert record.key == sent[0].encode()
+        assert {request_partition(name, 2) for name in sent} == {record.partition}
+        found += sent
+    assert sorted(found) == sorted(names)
 
 
 def test_with_a_bad_line_nothing_of_a_file_is_sent(

@@ -25,7 +25,9 @@ from kedge_services.cli.options import (
 )
 from kedge_services.cli.printing import counted
 from kedge_services.cli.progress import progress
+from kedge_services.cli.send_batches import send_batches
 from kedge_services.cli.send_report import Report
+from kedge_services.local.batch_file import is_batch_file
 from kedge_services.local.event_file import (
     SENDABLE,
     BadLine,
@@ -49,7 +51,9 @@ def send(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Events, one JSON object a line, also .gz; - is standard input.", metavar="FILE"
+            help="Events, one JSON object a line, also .gz; - is standard input. Or predictions "
+            "as columns: .parquet, .arrow, .feather.",
+            metavar="FILE",
         ),
     ],
     *,
@@ -80,16 +84,31 @@ def send(
     nothing is sent (exit status 2). Standard input is sent as it comes, up to
     the first bad line. What `kedge tail --json` wrote can be sent again.
 
+    A file of columns goes out as Arrow batches (docs/arrow.md names the
+    columns), block by block, after all rows were checked.
+
     Example: kedge send predictions.ndjson.gz --rate 500
     """
-    source = EventFile(file)
+    source = None if is_batch_file(file) else EventFile(file)
     settings = settings_from(config, bootstrap_servers, need_kafka=False)
     chosen = None if topic is None else sendable(topic.removeprefix(settings.prefix))
     if not dry_run:
         require_kafka(settings)
+    if source is None:
+        report, sent, seconds = send_batches(
+            file,
+            chosen,
+            rate,
+            None if dry_run else _monitors(settings),
+            None if dry_run else settings,
+            skip_bad=skip_bad,
+        )
+        tell = report.as_json if as_json else report.summary
+        typer.echo(tell(sent, seconds, dry_run=dry_run))
+        return
     check = _Check(source, chosen, None if dry_run or source.is_stream else _monitors(settings))
     report = Report(source.name)
-    sent: Counter[str] = Counter()
+    sent = Counter()
     began = time.monotonic()
     if dry_run or not source.is_stream:
         with progress("checking", None) as advance:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
+from collections.abc import Callable
 
+from kedge.batch_layout import CONTENT_TYPE, CONTENT_TYPE_HEADER
 from kedge.errors import Retry
-from kedge.outbox import Outbox
+from kedge.outbox import Batch, Outbox
 from kedge.topics import TOPICS, model_partition
+from kedge_services.local.batch_file import BatchFile
 from kedge_services.local.event_file import ReadyEvent
 from kedge_services.runtime.admin import client_properties
 from kedge_services.runtime.kafka import KafkaBackend
@@ -18,6 +21,7 @@ from kedge_services.runtime.settings import Settings
 __all__ = ["EventSender", "Pace"]
 
 _QUEUE = 100_000
+_BATCH_ROWS = 1_000
 _WAIT_S = 60.0
 _LAST_WAIT_S = 30.0
 _LEAST_SLEEP_S = 0.01
@@ -80,6 +84,28 @@ class EventSender:
             self._send_for_model(event)
         self.accepted[event.topic] += 1
 
+    def send_batches(self, file: BatchFile, pace: Pace, sent: Callable[[], None]) -> None:
+        """Send the predictions of a file as Arrow batches; raises as :meth:`send`.
+
+        Parameters
+        ----------
+        sent
+            Called after every batch.
+        """
+        topic = "predictions"
+        rows = min(_BATCH_ROWS, max(1, int(pace.rate or _BATCH_ROWS)))
+        for piece in file.pieces(self._backend.partitions(topic), rows):
+            pace.wait(piece.rows)
+            self._outbox.send(
+                self._prefix + topic,
+                piece.key,
+                piece.value,
+                block=True,
+                batch=Batch(piece.rows, piece.partition, {CONTENT_TYPE_HEADER: CONTENT_TYPE}),
+            )
+            self.accepted[topic] += piece.rows
+            sent()
+
     def close(self) -> None:
         """Wait until the fate of every event is known.
 
@@ -116,14 +142,15 @@ class Pace:
     """
 
     def __init__(self, rate: float | None) -> None:
+        self.rate = rate
         self._step_s = 0.0 if rate is None else 1.0 / rate
         self._next_s = time.monotonic()
 
-    def wait(self) -> None:
-        """Return when the next event may go."""
+    def wait(self, events: int = 1) -> None:
+        """Return when the next event may go, or so many together."""
         if self._step_s:
             now = time.monotonic()
             # A sleep is longer than it should be, so there are few of them.
             if (ahead := self._next_s - now) > _LEAST_SLEEP_S or ahead > self._step_s:
                 time.sleep(ahead)
-            self._next_s = max(self._next_s, now - _CATCH_UP_S) + self._step_s
+            self._next_s = max(self._next_s, now - _CATCH_UP_S) + events * self._step_s
