@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from math import isnan
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from kedge_services.core.columns import Coded
 from kedge_services.core.decoding import ModelColumns, OutputRow, PredictionRow
 from kedge_services.core.plans import Plan
 
-__all__ = ["Answers", "Column", "Group", "Numbers", "Slot", "Table", "joined"]
+__all__ = ["Answers", "Column", "Features", "Group", "Numbers", "Slot", "Table", "joined"]
 
 #: Runs of so many rows are quicker to take as a whole than row by row.
 _SHORTEST: Final = 4
@@ -47,6 +48,8 @@ class Group:
         int64, event times.
     watermarks_ms
         int64, the watermark of the model's predictions that stood before each row.
+    features
+        Of all rows as columns, once somebody has made them; these are all usual.
     """
 
     plan: Plan
@@ -59,6 +62,7 @@ class Group:
     labels: Coded
     times_ms: NDArray[np.int64]
     watermarks_ms: NDArray[np.int64]
+    features: Features | None = None
 
     def part(self, chosen: Sequence[int]) -> Group:
         """Give the rows at these positions."""
@@ -76,6 +80,18 @@ class Group:
             self.times_ms[places],
             self.watermarks_ms[places],
         )
+
+
+class Features(NamedTuple):
+    """What :meth:`kedge_services.core.decoding.ModelColumns.arrays` makes of usual rows."""
+
+    numeric: NDArray[np.float64]
+    others: Mapping[str, Sequence[Scalar | None]]
+
+    def part(self, chosen: NDArray[np.int64]) -> Features:
+        """Give the rows at these positions."""
+        others = {n: [v[k] for k in chosen.tolist()] for n, v in self.others.items()}
+        return Features(self.numeric[chosen], others)
 
 
 class Answers(NamedTuple):
@@ -147,7 +163,10 @@ def _taker(
     """Give what takes these positions out of a column."""
     edges = np.flatnonzero(np.diff(places) != 1) + 1
     if _SHORTEST * (edges.size + 1) > places.size:
-        return lambda values: [values[k] for k in chosen]
+        if places.size < 2:  # Of one, `itemgetter` gives no tuple.
+            return lambda values: [values[k] for k in chosen]
+        taken = itemgetter(*places.tolist())
+        return lambda values: list(taken(values))
     # Some rows are left out of many: what lies between them is taken at once.
     firsts, lasts = places[np.append(0, edges)], places[np.append(edges - 1, -1)]
     runs = [slice(a, b + 1) for a, b in zip(firsts.tolist(), lasts.tolist(), strict=True)]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from kedge.base import Scalar, label_text
 from kedge_services.core.decoding import ModelColumns, OutputRow, PredictionRow
+from kedge_services.core.groups import Features
 from kedge_services.core.intake import answer, score_of
 from kedge_services.core.kinds import Kind, Kinds, Shape
 from kedge_services.core.label_folding import LabelFold, Rows
@@ -36,6 +37,7 @@ _get_version = attrgetter("version")
 _get_role = attrgetter("role")
 _get_parts = attrgetter("label", "score", "scores", "value")
 _NO_OUTPUT = OutputRow()
+_NO_COLUMNS: Mapping[str, Sequence[Scalar | None]] = {}
 
 
 class Codes(dict[Any, int]):
@@ -105,6 +107,7 @@ class NewPredictions:
         reference_id: Any,
         kinds: Kinds,
         for_examples: bool,
+        known: Features | None = None,
     ) -> NewPredictions:
         """Pack rows.
 
@@ -122,22 +125,21 @@ class NewPredictions:
             Those of the store.
         for_examples
             Whether features and outputs are kept.
+        known
+            The features as columns, where somebody has made them.
         """
         outputs = list(map(_get_output, rows))
         numbers, said, told = _said(plan, outputs, for_examples=for_examples)
         starts_ms = times_ms - times_ms % plan.performance_pane_ms
-        known = Codes()
-        keys = zip(map(_get_version, rows), map(_get_role, rows), said, strict=True)
-        codes = np.fromiter(map(known.__getitem__, keys), np.int64, len(rows))
+        written, codes = _told_apart(rows, said)
         features: tuple[str, ...] = columns.features
         numeric: tuple[int, ...] = ()
         if for_examples:
-            matrix, others = columns.arrays([row.features for row in rows])
+            matrix, others = known or columns.arrays([row.features for row in rows])
             position = {name: i for i, name in enumerate(columns.features)}
             numeric = tuple(position[name] for name in columns.numeric)
         else:
-            features, matrix, others = (), np.empty((len(rows), 0)), {}
-        written = list(known)
+            features, matrix, others = (), np.empty((len(rows), 0)), _NO_COLUMNS
         shapes: list[Shape] = []
         which = np.empty(len(rows), dtype=np.int64)
         for at in spans(starts_ms, codes):
@@ -195,6 +197,21 @@ def in_segments(segments: Iterable[Mapping[str, Scalar]]) -> list[tuple[str, _In
 
 def _kept(plan: Plan, segments: Mapping[str, Scalar]) -> dict[str, Scalar]:
     return {name: segments[name] for name in plan.segments if name in segments}
+
+
+def _told_apart(
+    rows: Sequence[PredictionRow], said: Sequence[int]
+) -> tuple[list[tuple[str, str, int]], _Ints]:
+    """Give the distinct versions, roles and what was said, and for each row which it has."""
+    versions, roles = list(map(_get_version, rows)), list(map(_get_role, rows))
+    # Mostly all rows have one of each: to compare them is quicker than to number them.
+    if versions.count(versions[0]) == len(rows) == roles.count(roles[0]):
+        written = [(versions[0], roles[0], k) for k in range(max(said) + 1)]
+        return written, np.array(said, dtype=np.int64)
+    known = Codes()
+    keys = zip(versions, roles, said, strict=True)
+    codes = np.fromiter(map(known.__getitem__, keys), np.int64, len(rows))
+    return list(known), codes
 
 
 def _said(

@@ -21,7 +21,7 @@ from kedge_services.core.decoding import NO_OUTPUT, ModelColumns, PredictionRow
 from kedge_services.core.deltas import DriftDelta, LearningDelta
 from kedge_services.core.feature_binning import FEW
 from kedge_services.core.given_answers import given_answers
-from kedge_services.core.groups import Answers, Column, Numbers, Slot, Table, joined
+from kedge_services.core.groups import Answers, Column, Features, Numbers, Slot, Table, joined
 from kedge_services.core.label_folding import PaneDelta, References, Series
 from kedge_services.core.plans import Plan
 from kedge_services.core.sampling import sample_rows, sample_table
@@ -70,14 +70,17 @@ class RowFold:
         columns: ModelColumns,
         rows: Sequence[PredictionRow],
         answers: Answers | None = None,
+        features: Features | None = None,
     ) -> None:
         """Take decoded rows of a slot; with their answers only those of the type ``columns.row``.
 
-        With answers, and many, they are counted at once.
+        With answers, and many, they become columns at once, or earlier where their
+        features are columns already.
         """
         gathered = self._gathered(slot)
-        if answers is not None and gathered.reference is not None and len(rows) >= _ENOUGH:
-            self.table(slot, _table_of(columns, rows, answers))
+        enough = _ENOUGH if features is None else FEW
+        if answers is not None and gathered.reference is not None and len(rows) >= enough:
+            self.table(slot, _table_of(columns, rows, answers, features))
             return
         if gathered.columns is not columns:
             # The features have changed; rows before and after have different structs.
@@ -214,9 +217,14 @@ def _answers_of(rows: Sequence[PredictionRow]) -> Answers:
     return Answers(outputs, coded([output.label for output in outputs]))
 
 
-def _table_of(columns: ModelColumns, rows: Sequence[PredictionRow], answers: Answers) -> Table:
+def _table_of(
+    columns: ModelColumns,
+    rows: Sequence[PredictionRow],
+    answers: Answers,
+    known: Features | None = None,
+) -> Table:
     """Turn many usual rows into columns: there, what is no number is null."""
-    numeric, others = columns.arrays([row.features for row in rows])
+    numeric, others = known or columns.arrays([row.features for row in rows])
     # Row after row in memory is what features are counted from.
     transposed = np.ascontiguousarray(numeric.T)
     features: dict[str, Column] = dict(others)
@@ -224,10 +232,10 @@ def _table_of(columns: ModelColumns, rows: Sequence[PredictionRow], answers: Ans
         features[name] = _numbers(values)
     outputs, labels = answers
     latencies = [row.latency_ms for row in rows]
-    known = None if latencies.count(None) == len(rows) else _floats(latencies)
+    waited = None if latencies.count(None) == len(rows) else _floats(latencies)
     if any([output.scores for output in outputs]):  # noqa: C419 -- half the time
         found = [row.output for row in rows]
-        return Table(len(rows), (), features, outputs=found, latencies=known)
+        return Table(len(rows), (), features, outputs=found, latencies=waited)
     values_given = [output.value for output in outputs]
     return Table(
         len(rows),
@@ -236,7 +244,7 @@ def _table_of(columns: ModelColumns, rows: Sequence[PredictionRow], answers: Ans
         labels=None if labels.names == [None] else labels,
         scores=_numbers(_floats([output.score for output in outputs])),
         values=None if values_given.count(None) == len(rows) else _numbers(_floats(values_given)),
-        latencies=known,
+        latencies=waited,
     )
 
 

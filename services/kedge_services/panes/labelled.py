@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kedge_services.core.filters import id_hashes
 from kedge_services.core.first_labels import FirstLabels
-from kedge_services.core.groups import Group
+from kedge_services.core.groups import Features, Group
 from kedge_services.core.intake import hold
 from kedge_services.core.join import LabelFate, Watermarks
 from kedge_services.core.lanes import Codes, NewPredictions, fold_predicted
@@ -97,8 +97,14 @@ class Labelled:
                 simple[waits] = False
         if not simple.any():
             return simple
-        rows, names, times = group.rows, ids, group.times_ms
-        if not simple.all():
+        rows, names, times, features = group.rows, ids, group.times_ms, None
+        if simple.all():
+            if join.notes_examples:
+                group.features = Features(
+                    *group.columns.arrays([row.features for row in group.rows])
+                )
+            features = group.features
+        else:
             at = np.flatnonzero(simple)
             rows, names = [rows[i] for i in at.tolist()], [ids[i] for i in at.tolist()]
             times, offsets, hashes = times[at], offsets[at], hashes[at]
@@ -111,6 +117,7 @@ class Labelled:
             reference_id=self.intake.lookup.reference_id,
             kinds=join.book.kinds,
             for_examples=join.notes_examples,
+            known=features,
         )
         join.book.place(
             names, new.values, kinds=new.kinds, times_ms=times, offsets=offsets, hashes=hashes

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from operator import attrgetter, itemgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from kedge.errors import DeadLetter
 from kedge_services.core.columns import Coded, coded
 from kedge_services.core.decoded import Decoded
 from kedge_services.core.decoding import NO_OUTPUT, OutputRow, PredictionRow
-from kedge_services.core.groups import Answers, Group, Slot
+from kedge_services.core.groups import Answers, Features, Group, Slot
 from kedge_services.core.id_texts import Hashes, IdTexts
 from kedge_services.core.intake import output_refusal
 from kedge_services.core.known_ids import Arrived
@@ -171,12 +172,13 @@ class PredictionReader:
         if not (_are_one(versions) and bool((starts == first_ms).all())):
             parts = _by_slot(versions, starts, group)
         is_usual = set(map(type, group.rows)) == {group.columns.row}
-        for version, start_ms, rows, answers in parts or [
-            (versions[0], first_ms, group.rows, Answers(group.outputs, group.labels))
-        ]:
+        for version, start_ms, rows, answers, features in parts or [
+            (versions[0], first_ms, group.rows, Answers(group.outputs, group.labels),
+             group.features)
+        ]:  # fmt: skip
             reference_id = lookup.reference_id(plan.model, version, start_ms)
             slot = Slot(plan, version, reference_id, start_ms)
-            drift.rows(slot, group.columns, rows, answers if is_usual else None)
+            drift.rows(slot, group.columns, rows, answers if is_usual else None, features)
 
 
 def _are_one(values: Sequence[str]) -> bool:
@@ -191,21 +193,23 @@ def _by_model(decoded: Decoded) -> dict[str, list[int] | None]:
         return {}
     if len(decoded.kinds) == 1:
         return {good[0].model: None}
-    found: dict[str, list[int]] = {}
-    for k, row in enumerate(good):
-        known = found.get(row.model)
-        if known is None:
-            found[row.model] = [k]
-        else:
-            known.append(k)
-    if len(found) == 1:
-        return dict.fromkeys(found)
-    return dict(found)
+    # A model has a struct of its own, and one more for what is odd.
+    types = list(map(type, good))
+    kinds: dict[Any, None] = dict.fromkeys(types)
+    numbers = {model: number for number, model in enumerate(dict.fromkeys(k.model for k in kinds))}
+    if len(numbers) == 1:
+        return dict.fromkeys(numbers)
+    number_of = {kind: numbers[kind.model] for kind in kinds}
+    codes = np.fromiter(map(number_of.__getitem__, types), np.int64, len(types))
+    order = np.argsort(codes, kind="stable")
+    edges = np.searchsorted(codes[order], np.arange(1, len(numbers)))
+    parts = np.split(order, edges)
+    return {model: part.tolist() for model, part in zip(numbers, parts, strict=True)}
 
 
 def _by_slot(
     versions: Sequence[str], starts: _Ints, group: Group
-) -> list[tuple[str, int, Sequence[PredictionRow], Answers]]:
+) -> list[tuple[str, int, Sequence[PredictionRow], Answers, Features | None]]:
     """Put rows together by version and start of pane."""
     codes, names = coded(versions)
     order = np.lexsort((starts, codes))
@@ -216,7 +220,8 @@ def _by_slot(
     labels = group.labels.codes[order]
     return [
         (names[codes[order[a]]], int(starts[order[a]]), rows[a:b],
-         Answers(outputs[a:b], Coded(labels[a:b], group.labels.names)))
+         Answers(outputs[a:b], Coded(labels[a:b], group.labels.names)),
+         None if group.features is None else group.features.part(order[a:b]))
         for a, b in pairwise(edges)
     ]  # fmt: skip
 
