@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from kedge import Monitor
+from kedge.batch_layout import CONTENT_TYPE
+from kedge.batches import pieces, table_of
 from kedge.errors import UsageError
+from kedge.topics import request_partition
 from kedge_services.local.replay.flow import Flow
 from kedge_services.local.replay.recorder import Recorder
 from kedge_services.local.replay.simulation import simulate
@@ -61,6 +65,45 @@ def test_records_of_all_partitions_arrive_by_append_time() -> None:
     assert [(row.arrival_ms, row.prediction_id) for row in stream.rows] == [(10, "a"), (30, "b")]
     assert [(label.arrival_ms, label.prediction_id) for label in stream.labels] == [(20, "a")]
     assert stream.rows[0].output == {"label": "no", "score": 0.2}
+
+
+def batch(kafka: MemoryBroker, columns: dict[str, Any], *, at_ms: int) -> None:
+    table = table_of(columns, {"model": "m", "version": "1", "role": None}, now_ms=0)
+    for piece in pieces(table, partitions=2):
+        kafka.append(
+            "predictions", piece.key.encode(), piece.value, partition=piece.partition,
+            timestamp_ms=at_ms, headers=[("content-type", CONTENT_TYPE)],
+        )  # fmt: skip
+
+
+def test_rows_of_batches_are_predictions_like_single_events() -> None:
+    names, values = [f"r-{i}" for i in range(20)], [0.5, None, 3.0, -1.5] * 5
+    columns = {
+        "prediction_id": names,
+        "event_time_ms": [1_000 + i for i in range(20)],
+        "features": {"x": values},
+        "segments": {"country": ["NO", "SE"] * 10},
+        "output": {"label": ["no", "yes"] * 10, "score": [0.25, 0.75] * 10},
+        "role": ["champion", "shadow"] * 10,
+    }
+    batched, single = broker(), broker()
+    batch(batched, columns, at_ms=7)
+    batched.append("predictions", b"r", b"no Arrow", partition=0, timestamp_ms=7,
+                   headers=[("content-type", CONTENT_TYPE)])  # fmt: skip
+    # Each of these is put aside: a role that there is none, and a column nobody can read.
+    batch(batched, {"prediction_id": ["bad"], "event_time_ms": [1], "role": ["boss"]}, at_ms=7)
+    batch(batched, {"prediction_id": ["bad"], "event_time_ms": [1],
+                    "features": {"x": pa.array([[1.0]])}}, at_ms=7)  # fmt: skip
+    for i, name in enumerate(names):
+        predict(
+            single, name, time_ms=1_000 + i, at_ms=7, partition=request_partition(name, 2),
+            features={"x": values[i]}, segments={"country": ["NO", "SE"][i % 2]},
+            output={"label": ["no", "yes"][i % 2], "score": [0.25, 0.75][i % 2]},
+            role=["champion", "shadow"][i % 2],
+        )  # fmt: skip
+    found = stream_of_topics(batched, MONITOR)
+    assert [*found.rows] == [*stream_of_topics(single, MONITOR).rows]
+    assert len(found.rows) == 20
 
 
 def test_the_range_is_of_predictions_and_their_labels_follow() -> None:

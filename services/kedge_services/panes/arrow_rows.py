@@ -195,27 +195,43 @@ class ArrowRows:
 
     def event(self, row: int) -> bytes:
         """Give a row as the JSON event that it stands for, to be looked at and sent again."""
-        event: dict[str, Any] = dict(self.layout.constants)
-        for name, column in self.columns.items():
-            value = self._value(name, column, row)
-            if value is None and not name.startswith(FEATURES):
-                continue
-            at = event
-            *path, last = _path(name)
-            for part in path:
-                at = at.setdefault(part, {})
-            at[last] = value
-        event.setdefault("features", {})
-        return json.dumps(event, ensure_ascii=False).encode(errors="replace")
+        (event,) = self._events(slice(row, row + 1))
+        return event
 
-    def _value(self, name: str, column: pa.Array, row: int) -> Any:
+    def events(self) -> list[bytes]:
+        """Give the good rows as the JSON events that they stand for."""
+        events = list(self._events(slice(0, self.rows)))
+        return [event for row, event in enumerate(events) if row not in self.refused]
+
+    def _events(self, rows: slice) -> Iterator[bytes]:
+        found = {name: self._values(name, column[rows]) for name, column in self.columns.items()}
+        paths = [_path(name) for name in found]
+        are_features = [name.startswith(FEATURES) for name in found]
+        for values in zip(*found.values(), strict=True):
+            event: dict[str, Any] = dict(self.layout.constants)
+            for (*path, last), is_feature, value in zip(paths, are_features, values, strict=True):
+                if value is None and not is_feature:
+                    continue
+                at = event
+                for part in path:
+                    at = at.setdefault(part, {})
+                at[last] = value
+            event.setdefault("features", {})
+            yield json.dumps(event, ensure_ascii=False).encode(errors="replace")
+
+    def _values(self, name: str, column: pa.Array) -> list[Any]:
+        """Give a column's values as JSON has them; what it does not know as a text."""
         if name == "event_time_ms" and pa.types.is_timestamp(column.type):
-            times, valid = times_of(column[row : row + 1])
-            return int(times[0]) if valid[0] else str(column[row])
-        value = scalars_of(column[row : row + 1])[0]
-        if name == "output.scores" and value is not None:
-            return dict(value)
-        return value if isinstance(value, bool | int | float | str | None) else str(value)
+            times, valid = times_of(column)
+            return [
+                time_ms if is_valid else str(value)
+                for time_ms, is_valid, value in zip(times.tolist(), valid, column, strict=True)
+            ]
+        found = scalars_of(column)
+        if name == "output.scores":
+            return [None if value is None else dict(value) for value in found]
+        known = bool | int | float | str | None
+        return [value if isinstance(value, known) else str(value) for value in found]
 
     def _cells(
         self, columns: ModelColumns, rows: _Ints

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TypeVar
 
+from kedge.batch_layout import is_batch
 from kedge.codec import decode
 from kedge.errors import BrokerUnavailable, DeadLetter, UsageError
 from kedge.events import Outcome, Prediction
@@ -64,7 +65,9 @@ def stream_of_topics(
         The range has no prediction of the model.
     """
     rows: dict[tuple[str, str], Row] = {}
-    for record, event in _events(backend, "predictions", Prediction):
+    declared = {*map("features.{}".format, monitor.features)}
+    declared |= {f"segments.{segment.name}" for segment in monitor.segments}
+    for record, event in _events(backend, "predictions", Prediction, declared):
         is_asked = (since_ms is None or record.timestamp_ms >= since_ms) and (
             until_ms is None or record.timestamp_ms < until_ms
         )
@@ -90,7 +93,9 @@ def stream_of_topics(
     return Stream.of(taken, labels, grace_ms=monitor.grace_ms)
 
 
-def _events(backend: Backend, topic: str, kind: type[E]) -> Iterator[tuple[Record, E]]:
+def _events(
+    backend: Backend, topic: str, kind: type[E], declared: Collection[str] = ()
+) -> Iterator[tuple[Record, E]]:
     """Give the events of a topic up to its present end; what cannot be read is passed over."""
     places = [TopicPartition(topic, p) for p in range(backend.partitions(topic))]
     reader, consumer = RangeReader(backend), backend.consumer(group=None)
@@ -100,13 +105,13 @@ def _events(backend: Backend, topic: str, kind: type[E]) -> Iterator[tuple[Recor
     finally:
         consumer.close()
     try:
-        yield from _read(reader, lambda: all(map(reader.is_done, places)), kind)
+        yield from _read(reader, lambda: all(map(reader.is_done, places)), kind, declared)
     finally:
         reader.close()
 
 
 def _read(
-    reader: RangeReader, is_done: Callable[[], bool], kind: type[E]
+    reader: RangeReader, is_done: Callable[[], bool], kind: type[E], declared: Collection[str]
 ) -> Iterator[tuple[Record, E]]:
     idle = 0
     while not is_done():
@@ -116,7 +121,24 @@ def _read(
             raise BrokerUnavailable("the topics could not be read to their end")
         for batch in batches:
             for record in batch.records():
-                try:
-                    yield record, decode(kind, record.value or b"")
-                except DeadLetter:
-                    continue  # panes has put it aside, it is in no window
+                for value in _values(record, declared):
+                    try:
+                        yield record, decode(kind, value)
+                    except DeadLetter:
+                        continue  # panes has put it aside, it is in no window
+
+
+def _values(record: Record, declared: Collection[str]) -> Iterable[bytes]:
+    """Give the events of a record; those of a batch are its good rows."""
+    if not is_batch(record.headers):
+        return (record.value or b"",)
+    from kedge_services.panes.arrow import ArrowReader
+    from kedge_services.panes.arrow_rows import ArrowRows
+
+    try:
+        layout, rows, _ = ArrowReader().open(record.value)
+    except DeadLetter:
+        return ()
+    # A declared column that is neither numbers nor texts puts the whole batch aside.
+    is_readable = layout.unreadable.keys().isdisjoint(declared)
+    return ArrowRows.of(layout, [rows]).events() if is_readable else ()
