@@ -100,7 +100,8 @@ class Lookup:
             unknown = {letter.detail for letter in letters if letter.reason == "unknown-model"}
         if unknown and self._refresh("model", *unknown):
             self.begin()
-            found = self.decoder.read(values)
+            if self._decoder is None:  # Something was learnt.
+                found = self.decoder.read(values)
         if len(self._only) < len(self.newest):
             for row in found.good:
                 if row.model not in self._only:
