@@ -10,7 +10,7 @@ from typing import Protocol
 from confluent_kafka import KafkaException
 
 from kedge.errors import KedgeError
-from kedge_services.local.bench.figures import CaseResult, Run, summarise
+from kedge_services.local.bench.figures import CaseResult, Run, summarise, written
 from kedge_services.local.bench.ground import Ground
 
 __all__ = ["LIMIT", "Bench", "Case", "Tell", "run_case"]
@@ -107,7 +107,7 @@ def _with(result: CaseResult, failed: Sequence[str]) -> CaseResult:
 
 def _told(run: Run, unit: str) -> str:
     wrong = f"; WRONG: {'; '.join(run.problems)}" if run.problems else ""
-    figures = "".join(f", {name} {value:,.4g}" for name, value in run.figures.items())
+    figures = "".join(f", {name} {written(value)}" for name, value in run.figures.items())
     return (
         f"{run.rate_wall:,.0f} {unit}/s, {run.rate_per_cpu_s:,.0f} {unit}/CPU-s, "
         f"{run.peak_rss_mb:,.0f} MB{figures}{wrong}"

@@ -181,6 +181,11 @@ def _scale(sizes: Sizes, seed: int) -> list[Case]:
             "pairs",
             partial(overload, seconds=sizes.overload_s, seed=seed),
             runs_once=True,
+            notes=(
+                "Checked: every pair counted, the lag in `kedge_lag_records` and `kedge doctor`.",
+                "Memory holds what is on its way, not what waits in Kafka: compare half time and "
+                "end of sending.",
+            ),
         ),
         Case(
             "scale-out",

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["CaseResult", "Run", "exponents", "percentile", "summarise"]
+__all__ = ["CaseResult", "Run", "exponents", "percentile", "summarise", "written"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +139,18 @@ def exponents(sizes: Sequence[float], costs: Sequence[float]) -> list[float]:
     return [
         math.log(y2 / y1) / math.log(x2 / x1) for (x1, y1), (x2, y2) in itertools.pairwise(points)
     ]
+
+
+def written(value: float) -> str:
+    """Write a figure with as many digits as say something.
+
+    >>> written(198_200.0), written(11.62), written(0.25), written(0)
+    ('198,200', '11.6', '0.25', '0')
+    """
+    if value == 0:
+        return "0"
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 0.1 else 4
+    return f"{value:,.{digits}f}"
 
 
 def _rounded(value: float) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kedge.errors import UsageError
-from kedge_services.local.bench.figures import CaseResult
+from kedge_services.local.bench.figures import CaseResult, written
 from kedge_services.local.bench.targets import judged
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def shown(result: CaseResult, figure: str) -> str:
     if figure not in result.figures:
         return ""
     low, high = result.spread[figure]
-    middle = _number(result.figures[figure])
-    return middle if low == high else f"{middle} ({_number(low)}-{_number(high)})"
+    middle = written(result.figures[figure])
+    return middle if low == high else f"{middle} ({written(low)}-{written(high)})"
 
 
 def markdown(benchmark: Benchmark) -> str:
@@ -132,10 +132,3 @@ def _more(result: CaseResult) -> Iterator[str]:
         if others:
             yield "- " + "; ".join(f"{f} {shown(result, f)}" for f in others)
         yield ""
-
-
-def _number(value: float) -> str:
-    if value == 0:
-        return "0"
-    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 0.1 else 4
-    return f"{value:,.{digits}f}"
