@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from kedge import Monitor, Outcome, Prediction
+from kedge.batch_layout import CONTENT_TYPE, CONTENT_TYPE_HEADER
+from kedge.batches import pieces, table_of
 from kedge.codec import encode
 from kedge.errors import UsageError
 from kedge.events import Output
@@ -229,6 +231,49 @@ def test_a_rare_model_is_looked_for_further_back(broker: MemoryBroker) -> None:
     traffic = read_traffic(broker, "rare", records=200)
     assert (len(traffic.predictions), traffic.records) == (130, 2_130)
     assert len(read_traffic(broker, None, records=200).predictions) <= 200
+
+
+def send_batches(backend: MemoryBroker, events: Sequence[Prediction], most_rows: int) -> None:
+    columns = {
+        "prediction_id": [event.prediction_id for event in events],
+        "event_time_ms": [event.event_time_ms for event in events],
+        "features": {
+            name: [event.features[name] for event in events] for name in events[0].features
+        },
+        "output.label": [event.output and event.output.label for event in events],
+        "output.score": [event.output and event.output.score for event in events],
+        "segments.region": [event.segments["region"] for event in events],
+    }
+    table = table_of(columns, {"model": events[0].model, "version": "7"}, now_ms=0)
+    for piece in pieces(table, partitions=2, most_rows=most_rows):
+        backend.append(
+            "predictions", piece.key.encode(), piece.value, partition=piece.partition,
+            headers=[(CONTENT_TYPE_HEADER, CONTENT_TYPE)],
+        )  # fmt: skip
+
+
+def test_rows_of_batches_are_traffic_like_single_events(
+    broker: MemoryBroker, tmp_path: Path
+) -> None:
+    single = MemoryBroker(ManualClock(NOW), {"predictions": 2, "outcomes": 2, "monitors": 2})
+    for each in (broker, single):
+        send(each, outcomes("fraud", 500, delay_ms=1_000), 2)
+    send(single, predictions("fraud", 600), 2)
+    send_batches(broker, predictions("fraud", 600), 100)
+    assert read_traffic(broker, None) == read_traffic(single, None)
+    assert monitor_of(broker, tmp_path, Given()) == monitor_of(single, tmp_path, Given())
+
+
+def test_of_many_batches_about_as_many_rows_are_read_as_were_asked_for(
+    broker: MemoryBroker,
+) -> None:
+    send_batches(broker, predictions("fraud", 8_000), 500)
+    traffic = read_traffic(broker, None, records=2_000)
+    assert 2_000 <= traffic.records == len(traffic.predictions) <= 3_000
+    # Single events behind them do not hide how many rows a batch has.
+    send(broker, predictions("fraud", 200, start=8_000), 2)
+    traffic = read_traffic(broker, None, records=2_000)
+    assert 2_000 <= traffic.records <= 3_000
 
 
 def test_shadows_do_not_count_and_what_cannot_be_read_is_told(broker: MemoryBroker) -> None:

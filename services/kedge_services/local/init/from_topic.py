@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import TypeVar
 
 from kedge.base import Event, Scalar
 from kedge.codec import decode
 from kedge.errors import DeadLetter, Retry, UsageError
 from kedge.events import Outcome, Prediction
+from kedge_services.local.batch_events import Events, events_of
 from kedge_services.local.init.classes import binary_order, class_values, guess_task
 from kedge_services.local.init.draft import Draft, windows_of
 from kedge_services.local.init.features import guess_features
@@ -28,6 +31,8 @@ E = TypeVar("E", bound=Event)
 _ENOUGH_ROWS = 5_000
 _FIRST_RECORDS = 20_000
 _MOST_RECORDS = 320_000
+#: Records of a partition that tell how many rows records have.
+_PROBE = 10
 _POLL_S = 0.1
 _READ_S = 60.0
 _MINUTE_MS = 60_000
@@ -40,8 +45,8 @@ _LABEL, _VALUE, _SCORE, _OUTCOME = "output.label", "output.value", "output.score
 class Traffic:
     """The newest predictions of one model in order of event time, and their outcomes by id.
 
-    ``records`` were read of the predictions, ``unreadable`` of them were no
-    predictions.
+    ``records`` were read of the predictions, rows of batches counted one by one;
+    ``unreadable`` of them were no predictions.
     """
 
     model: str
@@ -144,30 +149,61 @@ def draft_from_traffic(traffic: Traffic, said: Given) -> Draft:
 
 
 def _newest(backend: Backend, topic: str, records: int, cls: type[E]) -> tuple[list[E], int, bool]:
-    """Read about so many of the newest records; say how many there were, and whether all."""
+    """Read about so many of the newest events; say how many there were, and whether all."""
     partitions = [TopicPartition(topic, p) for p in range(backend.partitions(topic))]
-    consumer = backend.consumer(group=None)
-    try:
+    with closing(backend.consumer(group=None)) as consumer:
         bounds = {partition: consumer.bounds(partition) for partition in partitions}
-        share = -(-records // len(partitions))
-        starts = {p: max(low, high - share) for p, (low, high) in bounds.items()}
-        consumer.assign(starts)
-        values = _read(consumer, {p: high for p, (_, high) in bounds.items()})
-    finally:
-        consumer.close()
+    # A batch of rows is one record.
+    rows = -(-records // len(partitions))
+    _, seen = _last(backend, bounds, _PROBE, rows)
+    number = sum(events.number for events in seen)
+    is_all, read = _last(backend, bounds, -(-rows * len(seen) // max(1, number)), rows)
     events = []
-    for value in values:
+    for value in chain.from_iterable(found.values for found in read):
         try:
-            events.append(decode(cls, value or b""))
+            events.append(decode(cls, value))
         except DeadLetter:
             continue
+    return events, sum(found.number for found in read), is_all
+
+
+def _last(
+    backend: Backend, bounds: Mapping[TopicPartition, tuple[int, int]], share: int, rows: int
+) -> tuple[bool, list[Events]]:
+    """Read so many of the last records of every partition, or so many of their rows.
+
+    Says whether these are all.
+    """
+    starts = {p: max(low, high - share) for p, (low, high) in bounds.items()}
+    with closing(backend.consumer(group=None)) as consumer:
+        consumer.assign(starts)
+        parts = _read(consumer, {p: high for p, (_, high) in bounds.items()}, rows)
     is_all = all(starts[p] == low for p, (low, _) in bounds.items())
-    return events, len(values), is_all
+    is_all = is_all and not any(part.has_dropped for part in parts)
+    return is_all, [events for part in parts for events in part.events]
 
 
-def _read(consumer: Consumer, ends: Mapping[TopicPartition, int]) -> list[bytes | None]:
+@dataclass(slots=True)
+class _Newest:
+    """The newest events of a partition, about ``most`` rows of them."""
+
+    most: int
+    events: deque[Events] = field(default_factory=deque)
+    rows: int = 0
+    has_dropped: bool = False
+
+    def add(self, events: Events) -> None:
+        """Take those of a record; what is too old for the others goes."""
+        self.events.append(events)
+        self.rows += events.number
+        while self.rows - self.events[0].number >= self.most:
+            self.rows -= self.events.popleft().number
+            self.has_dropped = True
+
+
+def _read(consumer: Consumer, ends: Mapping[TopicPartition, int], rows: int) -> list[_Newest]:
     """Read up to the ends there were when reading began: traffic does not stop for us."""
-    values: list[bytes | None] = []
+    parts = {place: _Newest(rows) for place in ends}
     deadline = time.monotonic() + _READ_S
     is_read: Callable[[TopicPartition], bool] = lambda p: (  # noqa: E731
         consumer.position(p) >= ends[p] or consumer.at_end(p)
@@ -176,8 +212,10 @@ def _read(consumer: Consumer, ends: Mapping[TopicPartition, int]) -> list[bytes 
         if time.monotonic() > deadline:
             raise Retry(f"reading took more than {_READ_S:.0f} s; is Kafka well?")
         for batch in consumer.poll(10_000, _POLL_S):
-            values.extend(batch.values)
-    return values
+            part = parts[TopicPartition(batch.topic, batch.partition)]
+            for value, headers in zip(batch.values, batch.headers, strict=True):
+                part.add(events_of(value, headers))
+    return list(parts.values())
 
 
 def _features(rows: Sequence[Prediction]) -> Table:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TypeVar
 
-from kedge.batch_layout import is_batch
 from kedge.codec import decode
 from kedge.errors import BrokerUnavailable, DeadLetter, UsageError
 from kedge.events import Outcome, Prediction
 from kedge.monitor import Monitor
+from kedge_services.local.batch_events import events_of
 from kedge_services.local.replay.stream import Label, Row, Stream
 from kedge_services.runtime.kafka import KafkaBackend
 from kedge_services.runtime.ports import Backend, Record, TopicPartition
@@ -121,24 +121,8 @@ def _read(
             raise BrokerUnavailable("the topics could not be read to their end")
         for batch in batches:
             for record in batch.records():
-                for value in _values(record, declared):
+                for value in events_of(record.value, record.headers, declared).values:
                     try:
                         yield record, decode(kind, value)
                     except DeadLetter:
                         continue  # panes has put it aside, it is in no window
-
-
-def _values(record: Record, declared: Collection[str]) -> Iterable[bytes]:
-    """Give the events of a record; those of a batch are its good rows."""
-    if not is_batch(record.headers):
-        return (record.value or b"",)
-    from kedge_services.panes.arrow import ArrowReader
-    from kedge_services.panes.arrow_rows import ArrowRows
-
-    try:
-        layout, rows, _ = ArrowReader().open(record.value)
-    except DeadLetter:
-        return ()
-    # A declared column that is neither numbers nor texts puts the whole batch aside.
-    is_readable = layout.unreadable.keys().isdisjoint(declared)
-    return ArrowRows.of(layout, [rows]).events() if is_readable else ()
