@@ -183,8 +183,7 @@ def _scale(sizes: Sizes, seed: int) -> list[Case]:
             runs_once=True,
             notes=(
                 "Checked: every pair counted, the lag in `kedge_lag_records` and `kedge doctor`.",
-                "Memory holds what is on its way, not what waits in Kafka: compare half time and "
-                "end of sending.",
+                "What waits in Kafka takes no memory: compare half time and the end of sending.",
             ),
         ),
         Case(
