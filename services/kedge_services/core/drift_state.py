@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kedge_services.core.deltas import LearningDelta
 from kedge_services.core.folding import Series
 from kedge_services.core.pane_counts import Folded, PaneCounts
 
@@ -17,9 +18,18 @@ class DriftPane:
 
     __slots__ = ("_delta", "end_ms", "is_learning")
 
-    def __init__(self, end_ms: int, is_learning: bool, delta: PaneCounts) -> None:  # noqa: FBT001
-        self.end_ms, self.is_learning = end_ms, is_learning
-        self._delta: PaneCounts | Folded = delta
+    def __init__(self, end_ms: int, delta: PaneCounts | LearningDelta) -> None:
+        self.end_ms, self.is_learning = end_ms, isinstance(delta, LearningDelta)
+        self._delta: PaneCounts | Folded = (
+            PaneCounts(delta.rows) if isinstance(delta, LearningDelta) else delta
+        )
+
+    def add(self, delta: PaneCounts | LearningDelta) -> None:
+        """Add what is counted of more rows."""
+        if isinstance(delta, LearningDelta):
+            self.delta.rows += delta.rows
+        else:
+            self.delta.add(delta)
 
     @property
     def delta(self) -> PaneCounts:
@@ -41,7 +51,9 @@ class DriftPane:
     @classmethod
     def decode(cls, data: list[Any]) -> DriftPane:
         """Read what :meth:`encode` gave."""
-        return cls(data[0], data[1], PaneCounts.decode(data[2]))
+        pane = cls(data[0], PaneCounts.decode(data[2]))
+        pane.is_learning = data[1]
+        return pane
 
 
 @dataclass(slots=True)

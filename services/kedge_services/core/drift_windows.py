@@ -102,15 +102,12 @@ class DriftWindows:
             return
         mine = self.panes.get(key)
         if mine is None:
-            is_learning = isinstance(delta, LearningDelta)
-            self.panes[key] = mine = DriftPane(pane.end_ms, is_learning, PaneCounts())
+            self.panes[key] = mine = DriftPane(pane.end_ms, delta)
             self._note(key, pane.end_ms)
-        if isinstance(delta, LearningDelta):
-            mine.delta.rows += delta.rows
-            if not is_late:
-                self._learner.add(key.series, pane.start_ms, delta)
         else:
-            mine.delta.add(delta)
+            mine.add(delta)
+        if isinstance(delta, LearningDelta) and not is_late:
+            self._learner.add(key.series, pane.start_ms, delta)
         self.panes.touch(key)
         first_ms = self.starts.get(key.series)
         if first_ms is None or (not is_late and pane.start_ms < first_ms):

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from sys import intern
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,10 @@ from kedge_services.core.packed import PREDICTION, SCORE, Counts, Layout
 from kedge_services.core.sketches import SCORE_BINS, LatencyCounts, ScoreCounts
 
 __all__ = ["Folded", "PaneCounts", "PaneHead"]
+
+
+#: Of compression without a frame: what is looked back at has 4 kB, about as much as a pane.
+_WINDOW_BITS: Final = -12
 
 
 class PaneHead(Protocol):
@@ -55,6 +59,8 @@ class PaneCounts:
     ----------
     features
         Of features, prediction and score; None before there is any.
+    read
+        JSON data of the same, where it came in one piece and is to be written once.
     """
 
     rows: int = 0
@@ -64,6 +70,7 @@ class PaneCounts:
     latency: LatencyCounts = field(default_factory=LatencyCounts)
     projection: NDArray[Any] | None = None
     _scored: int | None = None
+    read: Mapping[str, Any] | None = None
 
     @property
     def scored(self) -> int:
@@ -79,7 +86,7 @@ class PaneCounts:
 
     def add(self, other: PaneCounts) -> None:
         """Add the other's counts to these; the other is not to be changed any more."""
-        self._scored = None
+        self._scored = self.read = None
         self.rows += other.rows
         self.outside += other.outside
         if other.features is not None:
@@ -122,7 +129,13 @@ class PaneCounts:
         )
 
     def encode(self) -> dict[str, Any]:
-        """Give JSON data, as :meth:`DriftDelta.encode`."""
+        """Give JSON data, as :meth:`DriftDelta.encode`.
+
+        What came in one piece is given as it came, but once: it is not kept for longer.
+        """
+        if self.read is not None:
+            read, self.read = self.read, None
+            return dict(read)
         features = Counts.of({}) if self.features is None else self.features
         data: dict[str, Any] = {
             "rows": self.rows,
@@ -147,6 +160,13 @@ class PaneCounts:
             LatencyCounts.decode(data["latency"]),
             None if projection is None else unpack_narrow(projection),
         )
+
+    @classmethod
+    def received(cls, data: Mapping[str, Any]) -> Self:
+        """Read it, to be written again soon."""
+        made = cls.decode(data)
+        made.read = data
+        return made
 
 
 class Folded(NamedTuple):
@@ -182,13 +202,12 @@ class Folded(NamedTuple):
             tuple(map(intern, pane.scores)),
             len(latency),
             intern("".join([array.dtype.char for array in arrays])),
-            # Level 1: what higher ones save is little, and takes three times as long.
-            zlib.compress(b"".join([array.tobytes() for array in arrays]), 1),
+            _compressed(b"".join([array.tobytes() for array in arrays])),
         )
 
     def unfolded(self) -> PaneCounts:
         """Give the pane again."""
-        data, kinds, at = zlib.decompress(self.data), iter(self.kinds), 0
+        data, kinds, at = zlib.decompress(self.data, _WINDOW_BITS), iter(self.kinds), 0
 
         def following(size: int) -> NDArray[Any]:
             nonlocal at
@@ -219,3 +238,9 @@ class Folded(NamedTuple):
             LatencyCounts(dict(zip(*bins, strict=True))),
             following(-1) if at < len(data) else None,
         )
+
+
+def _compressed(data: bytes) -> bytes:
+    # Level 1 and little memory: more of either saves little, and takes twice as long or more.
+    stream = zlib.compressobj(1, zlib.DEFLATED, _WINDOW_BITS, 5)
+    return stream.compress(data) + stream.flush()

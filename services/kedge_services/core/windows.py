@@ -40,7 +40,7 @@ __all__ = ["HELD_BYTES", "Delivered", "Windows"]
 #: Models whose windows are judged together.
 _TOGETHER = 64
 #: What is held of windows to be sent: as much as is made before somebody takes it.
-HELD_BYTES = 8 << 20
+HELD_BYTES = 4 << 20
 
 
 class Delivered(PaneHead, Protocol):
@@ -143,7 +143,7 @@ class Windows:
             return
         self._marks.add(pane.model, pane.start_ms)
         if pane.kind == "drift":
-            counts = PaneCounts.decode(pane.counts)
+            counts = PaneCounts.received(pane.counts)
             self._reconciler.add(pane, counts)
             self._drift.add(pane, counts, now_ms)
             return

@@ -42,6 +42,8 @@ __all__ = ["Loop"]
 POLL_S = 0.1
 LONGEST_POLL_S = 0.5
 QUICK_POLL_S = 0.01
+#: Records taken at a time where each of them makes many times as much.
+PART_RECORDS = 2_000
 
 _log = structlog.get_logger(__name__)
 
@@ -145,8 +147,9 @@ class Loop:
             return 0
         self._tables.poll(0.0)
         is_restoring = self._restorer.is_busy
+        most = self._settings.loop.poll_records
         batches = self._consumer.poll(
-            self._settings.loop.poll_records,
+            min(most, PART_RECORDS) if self._service.sends_in_parts else most,
             0.0 if is_restoring or self._is_pressed() else timeout_s,
         )
         count = sum(self._process(batch) for batch in batches)

@@ -85,7 +85,7 @@ class MonitorTable:
         history = self._monitors.get(model)
         if not history:
             return None
-        if at_ms is None:
+        if at_ms is None or len(history) == 1:
             return history[-1]
         after = bisect_right(history, at_ms, key=lambda monitor: monitor.effective_ms)
         return history[max(0, after - 1)]
