@@ -49,8 +49,8 @@ def _panes(sizes: Sizes, seed: int) -> list[Case]:
             notes=(
                 "Bad: no JSON, missing field, list for a number, unknown model, wrong key, future.",
                 f"Only good records are units, beside {SHARES[-1]} % of bad ones.",
-                "`cpu_per_good_to_clean_N`: all CPU time over that of the good records alone.",
-                "`us_per_bad_N`: what is more, per bad record, written to dead-letters and all.",
+                "`cpu_per_good_to_clean_N`: CPU time beside N % over that of the good ones alone.",
+                "`us_per_bad`: what is more, per bad record, written to dead-letters and all.",
             ),
         ),
         _labelled(
