@@ -64,10 +64,10 @@ def _panes(sizes: Sizes, seed: int) -> list[Case]:
         _labelled(
             "panes-labelled-late",
             f"the same, every outcome after all {sizes.labelled_pairs:,} predictions: the join "
-            "on disk",
+            "from disk",
             sizes.labelled_pairs,
             seed,
-            "All predictions wait at once: each is written to the join store and read back.",
+            "All predictions wait at once: beyond 200,000 they lie on disk, and are read back.",
             labels_last=True,
         ),
         Case(
