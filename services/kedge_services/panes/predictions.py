@@ -6,7 +6,7 @@ for a row is done for all rows of a group at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from operator import attrgetter, itemgetter
@@ -191,14 +191,13 @@ def _by_model(decoded: Decoded) -> dict[str, list[int] | None]:
     good = decoded.good
     if not good:
         return {}
-    if len(decoded.kinds) == 1:
-        return {good[0].model: None}
     # A model has a struct of its own, and one more for what is odd.
+    of_kinds: Collection[Any] = decoded.kinds
+    if len({kind.model for kind in of_kinds}) == 1:
+        return {good[0].model: None}
     types = list(map(type, good))
     kinds: dict[Any, None] = dict.fromkeys(types)
     numbers = {model: number for number, model in enumerate(dict.fromkeys(k.model for k in kinds))}
-    if len(numbers) == 1:
-        return dict.fromkeys(numbers)
     number_of = {kind: numbers[kind.model] for kind in kinds}
     codes = np.fromiter(map(number_of.__getitem__, types), np.int64, len(types))
     order = np.argsort(codes, kind="stable")

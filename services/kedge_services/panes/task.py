@@ -45,6 +45,8 @@ REBUILD_ENTRIES = 50_000
 LINGERING_ENTRIES = 200_000
 #: Outcomes that may wait in a partition; beyond, the oldest are given up.
 WAITING_LIMIT = 100_000
+#: So many, of all partitions, are read while their predictions are yet to be read.
+WAITING_TOGETHER = 200_000
 #: How far one input's append time may run ahead of the other's while that has more to read.
 LEAD_MS = 10_000
 #: An outcome that comes before its prediction waits, and is written and deleted for it.
@@ -94,6 +96,7 @@ class PanesTask:
         self._writes_examples = examples
         self._state = State()
         self._waiting = Waiting()
+        self._waiting_most = WAITING_TOGETHER // context.partitions("predictions")
         self._lookup = Lookup(monitors, references, context.refresh, context.clock)
         self._book = Book(store, lingering // context.partitions("predictions"))
         self._outputs: list[Produce] = []
@@ -181,7 +184,7 @@ class PanesTask:
         self._is_holding = not self._at_end["predictions"] and self._is_ahead(outcomes_ms)
         if self._is_holding:
             return frozenset({"outcomes"})
-        if len(self._waiting) >= WAITING_LIMIT and not self._at_end.get("predictions"):
+        if len(self._waiting) >= self._waiting_most and not self._at_end.get("predictions"):
             return frozenset({"outcomes"})
         return frozenset()
 
