@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from sys import intern
-from typing import Any, Final, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +16,6 @@ from kedge_services.core.packed import PREDICTION, SCORE, Counts, Layout
 from kedge_services.core.sketches import SCORE_BINS, LatencyCounts, ScoreCounts
 
 __all__ = ["Folded", "PaneCounts", "PaneHead"]
-
-
-#: Of compression without a frame: what is looked back at has 4 kB, about as much as a pane.
-_WINDOW_BITS: Final = -12
 
 
 class PaneHead(Protocol):
@@ -170,7 +165,7 @@ class PaneCounts:
 
 
 class Folded(NamedTuple):
-    """A pane that is hardly ever looked at again: all of its arrays in one piece, compressed.
+    """A pane that is hardly ever looked at again: all of its arrays in one piece.
 
     ``kinds`` are the types of the arrays, as numpy has a letter for each.
     """
@@ -202,12 +197,12 @@ class Folded(NamedTuple):
             tuple(map(intern, pane.scores)),
             len(latency),
             intern("".join([array.dtype.char for array in arrays])),
-            _compressed(b"".join([array.tobytes() for array in arrays])),
+            b"".join([array.tobytes() for array in arrays]),
         )
 
     def unfolded(self) -> PaneCounts:
         """Give the pane again."""
-        data, kinds, at = zlib.decompress(self.data, _WINDOW_BITS), iter(self.kinds), 0
+        data, kinds, at = self.data, iter(self.kinds), 0
 
         def following(size: int) -> NDArray[Any]:
             nonlocal at
@@ -238,9 +233,3 @@ class Folded(NamedTuple):
             LatencyCounts(dict(zip(*bins, strict=True))),
             following(-1) if at < len(data) else None,
         )
-
-
-def _compressed(data: bytes) -> bytes:
-    # Level 1 and little memory: more of either saves little, and takes twice as long or more.
-    stream = zlib.compressobj(1, zlib.DEFLATED, _WINDOW_BITS, 5)
-    return stream.compress(data) + stream.flush()
