@@ -98,7 +98,8 @@ class PanesTask:
         self._waiting = Waiting()
         self._waiting_most = WAITING_TOGETHER // context.partitions("predictions")
         self._lookup = Lookup(monitors, references, context.refresh, context.clock)
-        self._book = Book(store, lingering // context.partitions("predictions"))
+        self._lingering = lingering // context.partitions("predictions")
+        self._book = Book(store, self._lingering)
         self._outputs: list[Produce] = []
         self._first_examples: list[Produce] = []
         self._next: dict[str, int] = {}
@@ -109,6 +110,8 @@ class PanesTask:
         self._progress_ms: int | None = None
         self._is_sealed = False
         self._is_holding = False
+        #: The offset of predictions from which outcomes have been held back.
+        self._held_from: int | None = None
         self._told: dict[tuple[str, str], int] = {}
         self._make_reader()
 
@@ -181,7 +184,10 @@ class PanesTask:
         if outcomes_ms and predictions_ms > outcomes_ms + LEAD_MS and not self._at_end["outcomes"]:
             self._is_holding = False
             return frozenset({"predictions"})
-        self._is_holding = not self._at_end["predictions"] and self._is_ahead(outcomes_ms)
+        is_held = not self._at_end["predictions"] and self._is_ahead(outcomes_ms)
+        if is_held and not self._is_holding:
+            self._held_from = self._next.get("predictions", 0)
+        self._is_holding = is_held
         if self._is_holding:
             return frozenset({"outcomes"})
         if len(self._waiting) >= self._waiting_most and not self._at_end.get("predictions"):
@@ -240,12 +246,17 @@ class PanesTask:
     def _is_ahead(self, outcomes_ms: int) -> bool:
         """Say whether outcomes, read up to this append time, have to let predictions go first."""
         clock = self._state.clocks["predictions"]
+        # What waits for its label should still be in memory when that comes.
+        read = self._next.get("predictions", 0) - (self._held_from or 0)
+        is_far = self._is_holding and read > self._lingering // 2
         if not outcomes_ms:
-            # Where they begin is not known before they are read.
-            return clock.clock_ms <= clock.since_ms + LEAD_MS
+            # Where they begin is not known before they are read; let go, they are on their way.
+            is_first = self._is_holding or self._held_from is None
+            return is_first and not is_far and clock.clock_ms <= clock.since_ms + LEAD_MS
         if self._now_ms - clock.clock_ms <= BEHIND_MS:
             return outcomes_ms > clock.clock_ms + OUTCOMES_LEAD_MS
-        return outcomes_ms > clock.clock_ms - (OUTCOMES_FOLLOW_MS if self._is_holding else 0)
+        is_close = self._is_holding and not is_far
+        return outcomes_ms > clock.clock_ms - (OUTCOMES_FOLLOW_MS if is_close else 0)
 
     def _make_reader(self) -> None:
         clocks = self._state.clocks

@@ -42,6 +42,10 @@ __all__ = ["Loop"]
 POLL_S = 0.1
 LONGEST_POLL_S = 0.5
 QUICK_POLL_S = 0.01
+#: Who reads records as old as this is behind, and commits so many times as seldom: a
+#: commit costs its share for every pane, be there few rows or many.
+BEHIND_MS = 1_000
+SELDOMER = 4
 #: Records taken at a time where each of them makes many times as much.
 PART_RECORDS = 2_000
 
@@ -92,6 +96,7 @@ class Loop:
         self._consumed: Counter[str] = Counter()
         self._shown_tasks = (0, 0)
         self._committed_ms = clock()
+        self._is_behind = False
         self._is_assigned = False
         #: Monotonic time of the last step, for the health check.
         self.stepped_s = time.monotonic()
@@ -153,6 +158,8 @@ class Loop:
             0.0 if is_restoring or self._is_pressed() else timeout_s,
         )
         count = sum(self._process(batch) for batch in batches)
+        newest_ms = max((batch.timestamps_ms[-1] for batch in batches), default=None)
+        self._is_behind = newest_ms is not None and self._clock() - newest_ms > BEHIND_MS
         if self._restorer.is_busy:
             for slot in self._restorer.step(self._settings.loop.poll_records, timeout_s):
                 for topic, offset in slot.next.items():
@@ -346,9 +353,15 @@ class Loop:
         """
         if "requests" in self._service.inputs:
             return QUICK_POLL_S
-        since_ms = self._clock() - self._committed_ms
-        interval_ms = self._service.commit_interval_ms or self._settings.loop.commit_interval_ms
-        return min(max((interval_ms - since_ms) / 1_000, POLL_S), LONGEST_POLL_S)
+        left_ms = self._interval_ms() - (self._clock() - self._committed_ms)
+        return min(max(left_ms / 1_000, POLL_S), LONGEST_POLL_S)
+
+    def _interval_ms(self) -> int:
+        """Give how long after a commit the next is due, while records come."""
+        if self._service.commit_interval_ms is not None:
+            return self._service.commit_interval_ms
+        is_seldom = self._is_behind and not self._service.sends_in_parts
+        return self._settings.loop.commit_interval_ms * (SELDOMER if is_seldom else 1)
 
     def _is_pressed(self) -> bool:
         """Say whether a task goes on with its work only when this part of it is committed."""
@@ -360,11 +373,7 @@ class Loop:
         loop, count = self._settings.loop, self._counts.total()
         if count >= loop.commit_records or self._is_pressed():
             return True
-        interval_ms = (
-            self._service.commit_interval_ms or loop.commit_interval_ms
-            if count
-            else loop.idle_commit_interval_ms
-        )
+        interval_ms = self._interval_ms() if count else loop.idle_commit_interval_ms
         # A wall clock that was set back must not hold commits up.
         return not 0 <= self._clock() - self._committed_ms < interval_ms
 

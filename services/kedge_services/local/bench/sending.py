@@ -57,7 +57,8 @@ class LiveTraffic:
         self._workload, self._rate, self._delay_s = workload, rate, delay_s
         self._total = int(rate * seconds)
         self._drifts = {number: int(at_s * rate) for number, at_s in (drifts_s or {}).items()}
-        self._filler = Filler(settings, **{"linger.ms": 5, "batch.size": 100_000})
+        # As the typed client lingers.
+        self._filler = Filler(settings, **{"linger.ms": 50, "batch.size": 100_000})
         self.sent_ms: NDArray[np.float64] = np.zeros(self._total)
         self.predictions = self.outcomes = 0
         self.error: BaseException | None = None
