@@ -57,7 +57,10 @@ class LoopSettings(_Section):
     """The transactional loop."""
 
     commit_interval_ms: int = Field(
-        default=500, ge=1, description="A transaction is committed this often while records come."
+        default=500,
+        ge=1,
+        description="A transaction is committed this often while records come; a quarter as often "
+        "while they are more than a second old.",
     )
     commit_records: int = Field(
         default=200_000, ge=1, description="And at the latest after so many records."
