@@ -26,6 +26,10 @@ __all__ = ["Batch", "LostEvent", "Outbox"]
 
 _log = logging.getLogger("kedge.client")
 _POLL_S = 0.05
+#: Those who count commit twice a second; many small batches cost Kafka and them.
+_LINGER_MS = 50
+#: The two names librdkafka has for how long it tries to deliver a record.
+_PATIENCE = ("message.timeout.ms", "delivery.timeout.ms")
 _FIXED: Mapping[str, Any] = {"partitioner": "murmur2_random", "enable.idempotence": True}
 #: Columns of floats hardly get smaller; zstd would take three times as long over them.
 _OF_BATCHES: Mapping[str, Any] = {"compression.type": "lz4"}
@@ -80,8 +84,7 @@ class Outbox:
         self._config: dict[str, Any] = {
             "bootstrap.servers": servers,
             "compression.type": "zstd",
-            # Those who count commit twice a second; many small batches cost Kafka and them.
-            "linger.ms": 50,
+            "linger.ms": _linger_ms(properties),
             "queue.buffering.max.messages": max_queue,
             **properties,
             **_FIXED,
@@ -295,6 +298,14 @@ def _refused(error: KafkaError) -> DeadLetter | Stop:
     if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
         return DeadLetter("too-large", error.str())
     return Stop(f"Kafka's producer has failed for good, make a new Client: {error.str()}")
+
+
+def _linger_ms(properties: Mapping[str, str | float | bool]) -> int:
+    """Give how long records wait for others: less than they may take to be delivered."""
+    told = [str(properties[name]) for name in _PATIENCE if name in properties]
+    # What is no number is librdkafka's to refuse; 0 is for ever.
+    limits = [int(text) // 2 for text in told if text.isdigit() and int(text)]
+    return min([_LINGER_MS, *limits])
 
 
 def _why(error: Exception) -> str:

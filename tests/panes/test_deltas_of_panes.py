@@ -12,6 +12,7 @@ from kedge.panes import Calibrator
 from kedge_services.core.deltas import DriftDelta, LearningDelta
 from kedge_services.core.references import build_reference
 from kedge_services.core.sketches import FIXED_POINT
+from kedge_services.panes.task import FEWEST_AHEAD
 from kedge_services.runtime.ports import Position
 
 if TYPE_CHECKING:
@@ -296,6 +297,24 @@ def test_outcomes_are_not_held_back_at_once_where_predictions_are_read_as_they_c
     assert panes.task(0).paused() == frozenset()
     panes.step("outcomes", 0, 1)
     assert panes.task(0).paused() == {"outcomes"}
+
+
+def test_outcomes_follow_before_too_many_predictions_wait_for_them(panes: Driver) -> None:
+    panes.at_end, panes.clock_ms = False, 99_000
+    for i in range(2 * FEWEST_AHEAD):
+        panes.send("predictions", prediction(f"r-{i}", 10_000))
+        panes.send("outcomes", outcome(f"r-{i}", 10_000))
+    paused = panes.task(0).paused
+    assert paused() == {"outcomes"}
+    panes.step("predictions", 0, FEWEST_AHEAD)
+    assert paused() == {"outcomes"}
+    panes.step("predictions", 0, 1)
+    assert paused() == frozenset()
+    # Let go they stay so, though it takes until the first of them is there.
+    panes.step("predictions", 0, 1)
+    assert paused() == frozenset()
+    panes.step("outcomes", 0, 1)
+    assert paused() == frozenset()
 
 
 def test_outcomes_alone_are_not_held_back_for_ever(panes: Driver) -> None:

@@ -53,6 +53,8 @@ LEAD_MS = 10_000
 #: So where predictions are behind the present by the first, outcomes must not run ahead at
 #: all, and are let go on at the distance of the second: what is held back is fetched again.
 BEHIND_MS, OUTCOMES_FOLLOW_MS = 2_000, 8_000
+#: They are let go earlier where more predictions than these would wait for them in memory.
+FEWEST_AHEAD = 1_000
 #: Where predictions are read as they come, outcomes may be ahead by this.
 OUTCOMES_LEAD_MS = 1_000
 IDLE_PROGRESS_MS = 1_000
@@ -248,7 +250,7 @@ class PanesTask:
         clock = self._state.clocks["predictions"]
         # What waits for its label should still be in memory when that comes.
         read = self._next.get("predictions", 0) - (self._held_from or 0)
-        is_far = self._is_holding and read > self._lingering // 2
+        is_far = self._is_holding and read > max(FEWEST_AHEAD, self._lingering // 2)
         if not outcomes_ms:
             # Where they begin is not known before they are read; let go, they are on their way.
             is_first = self._is_holding or self._held_from is None
