@@ -28,9 +28,6 @@ __all__ = ["DEFAULT_PORT", "LocalBroker", "announce", "announced", "withdraw"]
 
 DEFAULT_PORT = 9192
 ANNOUNCEMENT = Path(".kedge/broker.json")
-#: Of the Java virtual machine: for minutes, and for hours.
-_QUICK = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-_LASTING = ("-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 _HOST = "127.0.0.1"
 _MESSAGE_BYTES = 8 * 1024 * 1024
 # Ten years in minutes: positions of a service that rests over a long holiday must not expire.
@@ -53,24 +50,13 @@ class LocalBroker:
         The port clients connect to; None takes a free one.
     fresh
         Start with empty data.
-    lasting
-        Made for hours under load, as a Kafka of one's own is, and not for a quick start
-        in little memory: code that is hot is compiled once more.
     """
 
-    def __init__(
-        self,
-        data_dir: Path,
-        *,
-        port: int | None = None,
-        fresh: bool = False,
-        lasting: bool = False,
-    ) -> None:
+    def __init__(self, data_dir: Path, *, port: int | None = None, fresh: bool = False) -> None:
         self._data_dir = data_dir.absolute()
         self._wanted_port = port
         self._port = port
         self._fresh = fresh
-        self._virtual_machine = _LASTING if lasting else _QUICK
         self._child: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -236,7 +222,9 @@ class LocalBroker:
         self, java: str, class_path: str, properties: Path, lock: IO[str]
     ) -> subprocess.Popen[bytes]:
         options = [
-            *self._virtual_machine,
+            "-Xmx256m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             "-Dorg.slf4j.simpleLogger.showDateTime=true",
         ]

@@ -128,7 +128,7 @@ def local_ground() -> Iterator[Ground]:
     """Start a Kafka and end it, in a directory that goes with it."""
     with tempfile.TemporaryDirectory(prefix="kedge-bench-") as directory:
         work_dir = Path(directory)
-        with LocalBroker(work_dir / "kafka", fresh=True, lasting=True) as broker:
+        with LocalBroker(work_dir / "kafka", fresh=True) as broker:
             yield Ground(_ground_settings(broker), work_dir, broker.pid)
 
 
