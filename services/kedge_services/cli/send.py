@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from kedge.errors import KedgeError, UsageError
+from kedge.errors import UsageError
 from kedge.monitor_checks import suggestion
 from kedge_services.cli.asking import read_tables
 from kedge_services.cli.completion import complete_sendable
@@ -23,10 +22,10 @@ from kedge_services.cli.options import (
     require_kafka,
     settings_from,
 )
-from kedge_services.cli.printing import counted
 from kedge_services.cli.progress import progress
 from kedge_services.cli.send_batches import send_batches
 from kedge_services.cli.send_report import Report
+from kedge_services.cli.sending import sending
 from kedge_services.local.batch_file import is_batch_file
 from kedge_services.local.event_file import (
     SENDABLE,
@@ -36,7 +35,7 @@ from kedge_services.local.event_file import (
     check_line,
     sendable,
 )
-from kedge_services.local.event_sender import EventSender, Pace
+from kedge_services.local.event_sender import Pace
 from kedge_services.runtime.kafka import KafkaBackend
 from kedge_services.runtime.settings import Settings
 from kedge_services.runtime.tables import MonitorTable
@@ -168,29 +167,20 @@ def _send(
     skip_bad: bool,
 ) -> Counter[str]:
     """Send what is ready; a stream is judged on the way, up to the first bad line."""
-    sender = EventSender(settings)
     is_checked = not source.is_stream
-    try:
-        with progress("sending", report.ready.total() if is_checked else None) as advance:
-            for checked in check:
-                if not is_checked and (said := report.take(checked)) is not None:
-                    typer.echo(said, err=True)
-                if isinstance(checked, ReadyEvent):
-                    pace.wait()
-                    sender.send(checked)
-                    advance()
-                elif is_checked and not skip_bad:
-                    _refuse_changed(source)
-                elif not skip_bad:
-                    break
-        sender.close()
-    except BaseException:
-        # Also after Ctrl-C: what is on its way gets there, and the number is told.
-        with contextlib.suppress(KedgeError):
-            sender.close()
-        done = sender.accepted.total() - sender.lost
-        typer.echo(f"kedge: {counted(done, 'event')} reached Kafka before this", err=True)
-        raise
+    number = report.ready.total() if is_checked else None
+    with sending(settings) as sender, progress("sending", number) as advance:
+        for checked in check:
+            if not is_checked and (said := report.take(checked)) is not None:
+                typer.echo(said, err=True)
+            if isinstance(checked, ReadyEvent):
+                pace.wait()
+                sender.send(checked)
+                advance()
+            elif is_checked and not skip_bad:
+                _refuse_changed(source)
+            elif not skip_bad:
+                break
     return sender.accepted
 
 

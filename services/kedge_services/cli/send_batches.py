@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
 from pathlib import Path
 
-import typer
-
-from kedge.errors import KedgeError, UsageError
+from kedge.errors import UsageError
 from kedge.monitor_checks import suggestion
-from kedge_services.cli.printing import counted
 from kedge_services.cli.progress import progress
 from kedge_services.cli.send_report import Report
+from kedge_services.cli.sending import sending
 from kedge_services.local.batch_file import BatchFile
-from kedge_services.local.event_sender import EventSender, Pace
+from kedge_services.local.event_sender import Pace
 from kedge_services.runtime.settings import Settings
 from kedge_services.runtime.tables import MonitorTable
 
@@ -76,16 +73,6 @@ def _refuse_unknown(file: BatchFile, models: list[str], monitors: MonitorTable) 
 
 
 def _send(settings: Settings, file: BatchFile, pace: Pace) -> Counter[str]:
-    sender = EventSender(settings)
-    try:
-        with progress("sending", None) as advance:
-            sender.send_batches(file, pace, advance)
-        sender.close()
-    except BaseException:
-        # Also after Ctrl-C: what is on its way gets there, and the number is told.
-        with contextlib.suppress(KedgeError):
-            sender.close()
-        done = sender.accepted.total() - sender.lost
-        typer.echo(f"kedge: {counted(done, 'event')} reached Kafka before this", err=True)
-        raise
+    with sending(settings) as sender, progress("sending", None) as advance:
+        sender.send_batches(file, pace, advance)
     return sender.accepted
