@@ -234,6 +234,23 @@ def test_commits_come_by_time(bench: Bench) -> None:
     assert bench.driver.values("sums") == [b"1"]
 
 
+@pytest.mark.parametrize("rig", ["memory"], indirect=True)
+def test_who_is_behind_commits_a_quarter_as_often_until_nothing_comes(bench: Bench) -> None:
+    loop = bench.started(commit_interval_ms=500)
+    bench.clock.advance(5_000_000_000_000)  # all that is sent now is old
+    loop.commit()
+    for after_ms, sums in ((0, []), (1_999, []), (1, [b"1", b"2", b"3"])):
+        bench.clock.advance(after_ms)
+        bench.driver.write("left", b"1", partition=0)
+        loop.step()
+        assert bench.driver.values("sums") == sums
+    bench.driver.write("left", b"1", partition=0)
+    loop.step()
+    bench.clock.advance(500)
+    loop.step()
+    assert bench.driver.values("sums")[-1] == b"4"
+
+
 def test_commits_come_by_count(bench: Bench) -> None:
     loop = bench.started(commit_records=3)
     bench.send("left", 1, 1)
