@@ -365,3 +365,27 @@ def test_fates_balance_at_every_commit(driver: type[Driver], seed: int) -> None:
         panes.commit(0)
         for topic in ("predictions", "outcomes"):
             assert sum(panes.fates(topic).values()) == panes.read[topic, 0]
+
+
+def test_a_repetition_that_outlives_its_prediction_is_none_after_a_lost_disk(
+    driver: type[Driver],
+) -> None:
+    panes = driver()
+    panes.monitor(**MONITOR)
+    kind = {"model": "fraud", "version": "1", "features": {}, "output": {"label": "ok"}}
+    first_ms, again_ms = 100_000, 109_000
+    others = [("older", again_ms - 1_000), ("a", again_ms), ("b", first_ms + 17_000)]
+    for name, time_ms in [("a", first_ms), *others]:
+        panes.send("predictions", {"prediction_id": name, "event_time_ms": time_ms} | kind)
+    panes.send("outcomes", {"prediction_id": "b", "label": "ok", "event_time_ms": 117_000})
+    for topic in ("predictions", "outcomes"):
+        panes.step(topic, 0, 10)
+    panes.commit(0)  # by both watermarks the first has expired, the repetition has not
+    panes.commit(0, "durable")
+    panes.stores[0] = MemoryStore()
+    late = {"prediction_id": "a", "label": "ok", "event_time_ms": again_ms + HORIZON - 1}
+    panes.send("outcomes", late, at_ms=again_ms + HORIZON)
+    panes.send("predictions", {"prediction_id": "c", "event_time_ms": 140_000} | kind)
+    panes.run()
+    assert panes.fates("predictions") == {"counted": 4, "duplicate": 1}
+    assert panes.fates("outcomes") == {"matched": 1, "unmatched-outcome": 1}

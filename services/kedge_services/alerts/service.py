@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kedge_services.alerts.task import SERVICE, AlertsTask
-from kedge_services.runtime.ports import Service
+from kedge_services.runtime.ports import PROMPT_MS, Service
 from kedge_services.runtime.settings import Settings
 from kedge_services.runtime.tables import MonitorTable, VersionTable
 
@@ -18,4 +18,5 @@ def make(settings: Settings) -> Service:  # noqa: ARG001 -- every service is mad
         inputs=("windows",),
         tables=(monitors, versions),
         make_task=lambda context: AlertsTask(context, monitors, versions),
+        commit_interval_ms=PROMPT_MS,
     )

@@ -26,7 +26,7 @@ from kedge_services.cli.progress import progress
 from kedge_services.cli.send_batches import send_batches
 from kedge_services.cli.send_report import Report
 from kedge_services.cli.sending import sending
-from kedge_services.local.batch_file import is_batch_file
+from kedge_services.local.batch_file import BatchFile, is_batch_file
 from kedge_services.local.event_file import (
     SENDABLE,
     BadLine,
@@ -88,14 +88,14 @@ def send(
 
     Example: kedge send predictions.ndjson.gz --rate 500
     """
-    source = None if is_batch_file(file) else EventFile(file)
+    source = BatchFile(file) if is_batch_file(file) else EventFile(file)
     settings = settings_from(config, bootstrap_servers, need_kafka=False)
     chosen = None if topic is None else sendable(topic.removeprefix(settings.prefix))
     if not dry_run:
         require_kafka(settings)
-    if source is None:
+    if isinstance(source, BatchFile):
         report, sent, seconds = send_batches(
-            file,
+            source,
             chosen,
             rate,
             None if dry_run else _monitors(settings),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from pathlib import Path
 
 from kedge.errors import UsageError
 from kedge.monitor_checks import suggestion
@@ -20,7 +19,7 @@ __all__ = ["send_batches"]
 
 
 def send_batches(
-    path: Path,
+    file: BatchFile,
     topic: str | None,
     rate: float | None,
     monitors: MonitorTable | None,
@@ -43,13 +42,15 @@ def send_batches(
         The file, or an option beside it, is wrong; nothing was sent.
     """
     if topic not in (None, "predictions"):
-        raise UsageError(f"{path}: a file of columns holds predictions; {topic} are sent as NDJSON")
+        raise UsageError(
+            f"{file.name}: a file of columns holds predictions; {topic} are sent as NDJSON"
+        )
     if skip_bad:
         raise UsageError(
-            f"{path}: --skip-bad is for lines of events; "
+            f"{file.name}: --skip-bad is for lines of events; "
             "of a file of columns all rows are sent, or none"
         )
-    file, report, began = BatchFile(path), Report(str(path)), time.monotonic()
+    report, began = Report(file.name), time.monotonic()
     with progress("checking", None) as advance:
         for table, models in file.checked():
             if monitors is not None:

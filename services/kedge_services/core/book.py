@@ -115,6 +115,8 @@ class Book:
     _found_in: dict[str, str] = field(default_factory=dict)
     #: Other segments in which the store may have an entry that waits to be written.
     _moved: dict[str, list[str]] = field(default_factory=dict)
+    #: Ids whose prediction came again: the segment, where it is known, and until when it matters.
+    _repeated: dict[str, tuple[str, int]] = field(default_factory=dict)
     _drops: list[str] = field(default_factory=list)
     #: By commit, up to where it reached and the entries it sealed.
     _commits: deque[tuple[dict[str, int], list[str]]] = field(default_factory=deque)
@@ -183,6 +185,12 @@ class Book:
         placed = self._placed(prediction_id)
         if placed is not None:
             self._found_in[prediction_id] = placed[0]
+
+    def keep(self, prediction_id: str, until_ms: int) -> None:
+        """Keep the entry of an id at least until a repetition of its prediction has expired."""
+        placed = self._placed(prediction_id)
+        _, known_ms = self._repeated.get(prediction_id, ("", 0))
+        self._repeated[prediction_id] = (placed[0] if placed else "", max(until_ms, known_ms))
 
     # ---------------------------------------------------------- many at once
 
@@ -287,6 +295,10 @@ class Book:
             if before is not None and before != segment:
                 self._moved.setdefault(name, []).append(before)
             self._packed[name] = (segment, encode_entry(entry))
+        for name, (segment, until_ms) in self._repeated.items():
+            placed = self._packed.get(name)
+            self._segments.keep(placed[0] if placed else segment, until_ms)
+        self._repeated = {}
         self._segments.grown(clock_ms)
         self._touched += self._changed
         self._undecided, self._touched = self._touched, []

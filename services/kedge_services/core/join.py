@@ -118,6 +118,8 @@ class Join:
         entry = self.book.get(name) or NO_ENTRY
         if entry.predictions:
             if self._is_duplicate(entry, held):
+                # Read again without the first it would be taken for a new one.
+                self.book.keep(name, held.until_ms)
                 return None
             if not held.champion and champion_of(entry.predictions, held.model) is not None:
                 held.features = NOTHING

@@ -135,10 +135,11 @@ class RowFold:
         if reference is None:
             _add_learning(gathered, sample_rows(slot.plan.features, columns, rows))
             return
-        if len(rows) > FEW:
+        # What others have made columns of is counted as columns; a few rows more cost nothing.
+        if len(rows) > FEW or gathered.tables:
             odd = [row for row in rows if type(row) is not columns.row]
             usual = [row for row in rows if type(row) is columns.row] if odd else rows
-            if len(usual) > FEW:
+            if usual and (len(usual) > FEW or gathered.tables):
                 self.table(slot, _table_of(columns, usual, _answers_of(usual)))
                 # A few of them cost as much as many: they wait for more of their kind.
                 gathered.odd += odd

@@ -60,12 +60,16 @@ class SegmentInfo:
         Append time up to which predictions had been read when it last grew.
     kinds
         Numbers of the kinds of its packed entries.
+    until_ms
+        A repetition of one of its predictions matters until then.  Read again without
+        the first, it would be taken for a new one.
     """
 
     models: set[str] = field(default_factory=set)
     lows: dict[str, int] = field(default_factory=dict)
     newest_ms: int = 0
     kinds: set[int] = field(default_factory=set)
+    until_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -205,6 +209,12 @@ class Segments:
         self._last = (power, index, name, info)
         return name, info
 
+    def keep(self, name: str, until_ms: int) -> None:
+        """Keep a segment until this time, be it beyond its end."""
+        info = self.infos.get(name)
+        if info is not None:
+            info.until_ms = max(info.until_ms, until_ms)
+
     def expired(self, watermark: Callable[[str], int], oldest_ms: int) -> list[str]:
         """Give the segments that nothing can need any more.
 
@@ -220,7 +230,7 @@ class Segments:
             name
             for name, info in self.infos.items()
             if info.newest_ms < oldest_ms
-            or all(watermark(model) >= end_of(name) for model in info.models)
+            or all(watermark(m) >= max(end_of(name), info.until_ms) for m in info.models)
         ]
 
     def drop(self, names: Iterable[str]) -> None:

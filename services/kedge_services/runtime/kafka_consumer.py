@@ -24,7 +24,7 @@ from confluent_kafka import (
 from kedge.errors import Fenced, KedgeError, Misconfigured, Stop
 from kedge_services.runtime import ports
 from kedge_services.runtime.kafka_errors import MISSING, PASSING
-from kedge_services.runtime.kafka_properties import CONSUMER, GATHERING, QUICK
+from kedge_services.runtime.kafka_properties import CONSUMER, manner_of
 from kedge_services.runtime.ports import (
     Batch,
     OffsetsPending,
@@ -119,7 +119,7 @@ class KafkaConsumer:
     ) -> None:
         """Join the group; callbacks run inside :meth:`poll`."""
         self._topics = {topic: number for number, topic in enumerate(topics)}
-        manner = QUICK if "requests" in topics else GATHERING
+        manner = manner_of(topics)
         self._properties.update({k: v for k, v in manner.items() if k not in self._given})
 
         def assigned(consumer: Consumer, partitions: list[TopicPartition]) -> None:

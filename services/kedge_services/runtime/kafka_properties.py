@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from kedge_services.runtime.ports import RECORD_BYTES
 
-__all__ = ["COMMON", "CONSUMER", "GATHERING", "PRODUCER", "QUICK"]
+__all__ = ["COMMON", "CONSUMER", "PRODUCER", "manner_of"]
 
 COMMON: dict[str, Any] = {
     # librdkafka prints every refused connection; we say it once.
@@ -42,12 +43,14 @@ CONSUMER: dict[str, Any] = {
     "fetch.max.bytes": 8_388_608,
     "max.partition.fetch.bytes": 1_048_576,
 }
-#: Where records are gathered until a commit anyway: an answer waits for so many bytes, at
-#: most `fetch.wait.max.ms`.  At one byte there are hundreds of answers a second, and they
-#: cost Kafka more than taking the records did.
-GATHERING: dict[str, Any] = {"fetch.min.bytes": 131_072}
 #: Where somebody waits for the answer.
-QUICK: dict[str, Any] = {"fetch.wait.max.ms": 20}
+_QUICK: dict[str, Any] = {"fetch.wait.max.ms": 20}
+#: Where records come one by one and are gathered until a commit anyway: an answer waits
+#: for so many bytes, at most `fetch.wait.max.ms`.  At one byte there are hundreds of
+#: answers a second, and they cost Kafka more than taking the records did.
+_GATHERING: dict[str, Any] = {"fetch.min.bytes": 131_072}
+#: What services commit comes in bursts, and each is asked for at once.
+_IN_BURSTS: dict[str, Any] = {}
 
 PRODUCER: dict[str, Any] = {
     # Java's default; librdkafka's own would send keys elsewhere.
@@ -65,3 +68,10 @@ PRODUCER: dict[str, Any] = {
     "queue.buffering.max.messages": 500_000,
     "queue.buffering.max.kbytes": 262_144,
 }
+
+
+def manner_of(topics: Collection[str]) -> dict[str, Any]:
+    """Give how a group's topics are fetched."""
+    if "requests" in topics:
+        return _QUICK
+    return _GATHERING if {"predictions", "outcomes"} & set(topics) else _IN_BURSTS

@@ -42,9 +42,8 @@ __all__ = ["Loop"]
 POLL_S = 0.1
 LONGEST_POLL_S = 0.5
 QUICK_POLL_S = 0.01
-#: Who reads records as old as this is behind, and commits so many times as seldom: a
-#: commit costs its share for every pane, be there few rows or many.
-BEHIND_MS = 1_000
+#: Who is behind commits after half the age of what it reads, at most so many times as
+#: seldom: a commit costs its share for every pane, be there few rows or many.
 SELDOMER = 4
 #: Records taken at a time where each of them makes many times as much.
 PART_RECORDS = 2_000
@@ -96,7 +95,8 @@ class Loop:
         self._consumed: Counter[str] = Counter()
         self._shown_tasks = (0, 0)
         self._committed_ms = clock()
-        self._is_behind = False
+        #: Of the newest record of the last poll; 0 when there was none.
+        self._age_ms = 0
         self._is_assigned = False
         #: Monotonic time of the last step, for the health check.
         self.stepped_s = time.monotonic()
@@ -158,8 +158,8 @@ class Loop:
             0.0 if is_restoring or self._is_pressed() else timeout_s,
         )
         count = sum(self._process(batch) for batch in batches)
-        newest_ms = max((batch.timestamps_ms[-1] for batch in batches), default=None)
-        self._is_behind = newest_ms is not None and self._clock() - newest_ms > BEHIND_MS
+        now_ms = self._clock()
+        self._age_ms = now_ms - max((b.timestamps_ms[-1] for b in batches), default=now_ms)
         if self._restorer.is_busy:
             for slot in self._restorer.step(self._settings.loop.poll_records, timeout_s):
                 for topic, offset in slot.next.items():
@@ -358,10 +358,11 @@ class Loop:
 
     def _interval_ms(self) -> int:
         """Give how long after a commit the next is due, while records come."""
-        if self._service.commit_interval_ms is not None:
-            return self._service.commit_interval_ms
-        is_seldom = self._is_behind and not self._service.sends_in_parts
-        return self._settings.loop.commit_interval_ms * (SELDOMER if is_seldom else 1)
+        usual_ms = self._settings.loop.commit_interval_ms
+        own_ms = self._service.commit_interval_ms or usual_ms
+        if self._service.sends_in_parts or "requests" in self._service.inputs:
+            return own_ms
+        return max(own_ms, min(self._age_ms // 2, SELDOMER * usual_ms))
 
     def _is_pressed(self) -> bool:
         """Say whether a task goes on with its work only when this part of it is committed."""

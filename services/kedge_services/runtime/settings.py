@@ -59,8 +59,8 @@ class LoopSettings(_Section):
     commit_interval_ms: int = Field(
         default=500,
         ge=1,
-        description="A transaction is committed this often while records come; a quarter as often "
-        "while they are more than a second old.",
+        description="A transaction is committed this often while records come; while what comes is "
+        "old, after half its age, up to four times as long.",
     )
     commit_records: int = Field(
         default=200_000, ge=1, description="And at the latest after so many records."

@@ -8,7 +8,7 @@ from kedge import ModelVersion
 from kedge.errors import UnsafeArtefact
 from kedge_services.runtime.artefacts import ArtefactStore
 from kedge_services.runtime.formats import Predictor, load_predictor
-from kedge_services.runtime.ports import Service, TaskContext
+from kedge_services.runtime.ports import PROMPT_MS, Service, TaskContext
 from kedge_services.runtime.settings import Settings
 from kedge_services.runtime.tables import MonitorTable, VersionTable
 from kedge_services.serving.following import TOPIC as ANSWERS
@@ -17,9 +17,6 @@ from kedge_services.serving.models import Models, WatchedVersions
 from kedge_services.serving.task import SERVICE, ServingTask
 
 __all__ = ["Serving"]
-
-#: A request on the topic is answered when it is committed.
-COMMIT_INTERVAL_MS = 100
 
 
 class Serving:
@@ -52,7 +49,7 @@ class Serving:
             tables=(self.monitors, WatchedVersions(VersionTable(), self.models)),
             make_task=self._make_task,
             changelog=False,
-            commit_interval_ms=COMMIT_INTERVAL_MS,
+            commit_interval_ms=PROMPT_MS,
             from_end=frozenset({ANSWERS}),
         )
 

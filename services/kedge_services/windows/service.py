@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kedge_services.core.lookup import Lookup
 from kedge_services.core.windows import HELD_BYTES, Windows
-from kedge_services.runtime.ports import Service, TaskContext
+from kedge_services.runtime.ports import PROMPT_MS, Service, TaskContext
 from kedge_services.runtime.settings import Settings
 from kedge_services.runtime.tables import MonitorTable, ReferenceTable
 from kedge_services.windows.task import SERVICE, Refreshed, WindowsTask
@@ -38,5 +38,6 @@ def make(settings: Settings, *, held_bytes: int = HELD_BYTES) -> Service:
         inputs=("panes",),
         tables=(monitors, references),
         make_task=make_task,
+        commit_interval_ms=PROMPT_MS,
         sends_in_parts=True,
     )

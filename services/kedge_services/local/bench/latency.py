@@ -31,6 +31,8 @@ _PANE_MS = 1_000
 _MODELS = 8
 #: The beginning, of which nothing is measured: groups form, processes import.
 _WARM_UP_S = 3.0
+#: In so long every partition has got records of every model.
+_PASSED_MS = 200
 #: What the last drift, and the last outcomes, still need.
 _AFTER_S = 10.0
 _DRAIN_S = 600.0
@@ -197,9 +199,10 @@ def _window_latencies(traffic: LiveTraffic, workload: Workload, arrivals: _Arriv
     for number, model in enumerate(workload.models):
         sent = traffic.sent_ms[number :: len(workload.models)]
         starts = np.floor(sent).astype(np.int64) // _PANE_MS * _PANE_MS
-        # The last pane is not over when the traffic is.
-        for start_ms in np.unique(starts)[:-1]:
-            if start_ms < first_ms:
+        # A pane is over when records that come after it have come on every partition.
+        last_ms = sent[-1] - _PANE_MS - _PASSED_MS
+        for start_ms in np.unique(starts):
+            if not first_ms <= start_ms <= last_ms:
                 continue
             mine = sent[starts == start_ms]
             known = 0
