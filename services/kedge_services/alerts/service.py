@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kedge_services.alerts.task import SERVICE, AlertsTask
-from kedge_services.runtime.ports import PROMPT_MS, Service
-from kedge_services.runtime.settings import Settings
+from kedge_services.runtime.ports import Service
+from kedge_services.runtime.settings import PROMPT_MS, Settings
 from kedge_services.runtime.tables import MonitorTable, VersionTable
 
 __all__ = ["make"]

@@ -17,7 +17,6 @@ from kedge.topics import LARGE_MESSAGE
 from kedge_services.runtime.metrics import Metric
 
 __all__ = [
-    "PROMPT_MS",
     "RECORD_BYTES",
     "Backend",
     "Batch",
@@ -42,8 +41,6 @@ __all__ = [
 #: What a record may have at most.  A broker counts what it puts around a record, too,
 #: and what it refuses looks like an abort, after which the same would be sent again.
 RECORD_BYTES = LARGE_MESSAGE - 4_096
-#: How often a service commits whose answers are waited for.
-PROMPT_MS = 100
 
 
 class TransactionAborted(Retry):
@@ -237,8 +234,7 @@ class Service:
 
     ``inputs`` are co-partitioned: one task owns the same partition of each.
     ``changelog`` says whether ``<name>-changelog`` exists.  ``commit_interval_ms``
-    replaces the setting for a service whose answers are waited for, and whose input
-    comes in the bursts of other services' commits.  Inputs
+    replaces the setting for a service whose answers are waited for.  Inputs
     ``from_end`` are read from their end by a group that has no position in
     them: it owes nothing to what came before.  ``sends_in_parts`` says that a
     task pauses when it has enough for a transaction; it is committed at once.

@@ -24,7 +24,10 @@ from kedge.monitor_checks import suggestion
 from kedge.problems import Problem, problems
 from kedge.topics import DEFAULT_PREFIX, MODEL_PARTITIONS, REQUEST_PARTITIONS
 
-__all__ = ["KafkaSettings", "LoopSettings", "ServingSettings", "Settings"]
+__all__ = ["PROMPT_MS", "KafkaSettings", "LoopSettings", "ServingSettings", "Settings"]
+
+#: How often a service commits whose answers are waited for, instead of `commit_interval_ms`.
+PROMPT_MS = 100
 
 
 class _Section(BaseModel):

@@ -8,8 +8,8 @@ from kedge import ModelVersion
 from kedge.errors import UnsafeArtefact
 from kedge_services.runtime.artefacts import ArtefactStore
 from kedge_services.runtime.formats import Predictor, load_predictor
-from kedge_services.runtime.ports import PROMPT_MS, Service, TaskContext
-from kedge_services.runtime.settings import Settings
+from kedge_services.runtime.ports import Service, TaskContext
+from kedge_services.runtime.settings import PROMPT_MS, Settings
 from kedge_services.runtime.tables import MonitorTable, VersionTable
 from kedge_services.serving.following import TOPIC as ANSWERS
 from kedge_services.serving.following import Following

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from kedge_services.core.lookup import Lookup
 from kedge_services.core.windows import HELD_BYTES, Windows
-from kedge_services.runtime.ports import PROMPT_MS, Service, TaskContext
-from kedge_services.runtime.settings import Settings
+from kedge_services.runtime.ports import Service, TaskContext
+from kedge_services.runtime.settings import PROMPT_MS, Settings
 from kedge_services.runtime.tables import MonitorTable, ReferenceTable
 from kedge_services.windows.task import SERVICE, Refreshed, WindowsTask
 
