@@ -137,18 +137,21 @@ class Bench:
         self.clock = ManualClock(1_000)
         self.metrics = Metrics("sum")
 
-    def service(self, *, changelog: bool = True) -> Service:
+    def service(self, *, changelog: bool = True, own_ms: int | None = None) -> Service:
         def make(context: TaskContext) -> Summing:
             task = Summing(context, self.rates, replay_from=dict(self.replay_from))
             self.tasks.setdefault(context.partition, []).append(task)
             return task
 
-        return Service("sum", ("left", "right"), (self.rates,), make, changelog=changelog)
+        return Service(
+            "sum", ("left", "right"), (self.rates,), make,
+            changelog=changelog, commit_interval_ms=own_ms,
+        )  # fmt: skip
 
-    def loop(self, ordinal: int = 0, **settings: object) -> Loop:
+    def loop(self, ordinal: int = 0, own_ms: int | None = None, **settings: object) -> Loop:
         settings = {"commit_interval_ms": 10**9, "idle_commit_interval_ms": 10**9, **settings}
         loop = Loop(
-            self.service(),
+            self.service(own_ms=own_ms),
             self.driver.backend,
             Settings(ordinal=ordinal, loop=LoopSettings.model_validate(settings)),
             self.clock,
@@ -165,9 +168,9 @@ class Bench:
 
         self.driver.until(step)
 
-    def started(self, ordinal: int = 0, **settings: object) -> Loop:
+    def started(self, ordinal: int = 0, own_ms: int | None = None, **settings: object) -> Loop:
         """Give a loop that owns everything and has committed its first positions."""
-        loop = self.loop(ordinal, **settings)
+        loop = self.loop(ordinal, own_ms, **settings)
         self.until(lambda: loop.running == list(range(PARTITIONS)), loop)
         assert loop.commit()
         return loop
@@ -232,6 +235,23 @@ def test_commits_come_by_time(bench: Bench) -> None:
     bench.clock.advance(500)
     loop.step()
     assert bench.driver.values("sums") == [b"1"]
+
+
+@pytest.mark.parametrize("rig", ["memory"], indirect=True)
+@pytest.mark.parametrize(("usual_ms", "due_ms"), [(500, 100), (50, 50)])
+def test_a_service_of_its_own_interval_commits_by_the_shorter_one(
+    bench: Bench, usual_ms: int, due_ms: int
+) -> None:
+    loop = bench.started(own_ms=100, commit_interval_ms=usual_ms)
+    bench.send("left", 1)
+    bench.total_is(1, loop)
+    bench.clock.advance(due_ms - 1)
+    loop.step()
+    assert bench.driver.values("sums") == []
+    bench.clock.advance(1)
+    bench.send("left", 1)
+    bench.total_is(2, loop)
+    assert bench.driver.values("sums") == [b"1", b"2"]
 
 
 @pytest.mark.parametrize("rig", ["memory"], indirect=True)

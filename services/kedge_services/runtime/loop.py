@@ -359,7 +359,7 @@ class Loop:
     def _interval_ms(self) -> int:
         """Give how long after a commit the next is due, while records come."""
         usual_ms = self._settings.loop.commit_interval_ms
-        own_ms = self._service.commit_interval_ms or usual_ms
+        own_ms = min(self._service.commit_interval_ms or usual_ms, usual_ms)
         if self._service.sends_in_parts or "requests" in self._service.inputs:
             return own_ms
         return max(own_ms, min(self._age_ms // 2, SELDOMER * usual_ms))

@@ -234,7 +234,7 @@ class Service:
 
     ``inputs`` are co-partitioned: one task owns the same partition of each.
     ``changelog`` says whether ``<name>-changelog`` exists.  ``commit_interval_ms``
-    replaces the setting for a service whose answers are waited for.  Inputs
+    replaces a longer setting for a service whose answers are waited for.  Inputs
     ``from_end`` are read from their end by a group that has no position in
     them: it owes nothing to what came before.  ``sends_in_parts`` says that a
     task pauses when it has enough for a transaction; it is committed at once.

@@ -26,7 +26,7 @@ from kedge.topics import DEFAULT_PREFIX, MODEL_PARTITIONS, REQUEST_PARTITIONS
 
 __all__ = ["PROMPT_MS", "KafkaSettings", "LoopSettings", "ServingSettings", "Settings"]
 
-#: How often a service commits whose answers are waited for, instead of `commit_interval_ms`.
+#: How often a service commits whose answers are waited for, unless the setting is shorter.
 PROMPT_MS = 100
 
 
@@ -62,8 +62,9 @@ class LoopSettings(_Section):
     commit_interval_ms: int = Field(
         default=500,
         ge=1,
-        description="A transaction is committed this often while records come; while what comes is "
-        "old, after half its age, up to four times as long.",
+        description="A transaction is committed this often while records come, in `windows`, "
+        "`alerts` and `serving` at least every 100 ms; while what comes is old, after half its "
+        "age, up to four times as long.",
     )
     commit_records: int = Field(
         default=200_000, ge=1, description="And at the latest after so many records."
